@@ -1,0 +1,305 @@
+"""The tables. Statuses are text with a CHECK; times are timestamptz from the database's clock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.jobs.lifecycle import JobStatus
+from service.verifications.lifecycle import Verdict, VerificationStatus
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _one_of(column: str, values: type[JobStatus] | type[VerificationStatus] | type[Verdict]) -> str:
+    return f"{column} IN (" + ", ".join(f"'{value}'" for value in values) + ")"
+
+
+class Base(DeclarativeBase):
+    """Root of all tables."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {str: Text, datetime: DateTime(timezone=True), dict[str, Any]: JSONB, list[Any]: JSONB}
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.clock_timestamp())
+
+
+class Organization(Base):
+    """A tenant: a business owner, the provider itself, or an auditor."""
+
+    __tablename__ = "organizations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    """owner, provider or auditor: the role its keys have."""
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (CheckConstraint("role IN ('owner','provider','auditor')", name="role"),)
+
+
+class ApiKey(Base):
+    """A bearer key. Only the SHA-256 of its 256-bit secret is stored."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    role: Mapped[str]
+    name: Mapped[str]
+    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = _now()
+    revoked_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("role IN ('owner','provider','auditor','inference')", name="role"),)
+
+
+class File(Base):
+    """An uploaded dataset; its bytes lie in content-addressed storage under ``sha256``."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    purpose: Mapped[str]
+    filename: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    validation: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (Index("ix_files_organization_id_created_at", "organization_id", "created_at"),)
+
+
+class WatermarkKey(Base):
+    """A key's public commitment and its sealed secret. The row's salt is drawn after the commitment."""
+
+    __tablename__ = "watermark_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    name: Mapped[str]
+    origin: Mapped[str]
+    """service (we drew the secret), imported, chosen (words picked by the owner) or preset (research only)."""
+    grade: Mapped[str]
+    commitment: Mapped[str]
+    """hex SHA-256; see watermark.keys."""
+    commitment_record: Mapped[dict[str, Any]]
+    """root and family commitments, design: what anybody may see."""
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
+    """AES-256-GCM; see service.sealing."""
+    created_at: Mapped[datetime] = _now()
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("origin IN ('service','imported','chosen','preset')", name="origin"),
+        CheckConstraint("grade IN ('committed','self-generated','chosen','research')", name="grade"),
+    )
+
+
+class Grant(Base):
+    """An owner's permission for one auditor to ask named suspects with one key."""
+
+    __tablename__ = "grants"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("watermark_keys.id"), index=True)
+    auditor_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    suspect_hosts: Mapped[list[Any]]
+    """host:port strings; a suspect anywhere else is refused."""
+    probe_budget: Mapped[int]
+    """questions in all that this grant may send; reserved at pre-registration."""
+    probes_reserved: Mapped[int] = mapped_column(default=0, server_default="0")
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class Job(Base):
+    """A fine-tuning job: the record that a Celery message only points at."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    status: Mapped[str]
+    stage: Mapped[str | None]
+    """loading, embedding, training, exporting: finer than the wire's statuses."""
+    base_model: Mapped[str]
+    suffix: Mapped[str | None]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    hyperparameters: Mapped[dict[str, Any]]
+    method: Mapped[dict[str, Any]]
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata")
+    watermark_key_id: Mapped[str | None] = mapped_column(ForeignKey("watermark_keys.id"))
+    watermark_options: Mapped[dict[str, Any] | None]
+    watermark_report: Mapped[dict[str, Any] | None]
+    progress: Mapped[dict[str, Any] | None]
+    fine_tuned_model: Mapped[str | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    error: Mapped[dict[str, Any] | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False, server_default="false")
+    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
+    max_attempts: Mapped[int] = mapped_column(default=3, server_default="3")
+    lease_owner: Mapped[str | None]
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    estimated_finish: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint(_one_of("status", JobStatus), name="status"),
+        Index("ix_jobs_organization_id_created_at", "organization_id", "created_at"),
+        Index("ix_jobs_claimable", "status", "lease_expires_at", postgresql_where="status IN ('queued','running')"),
+    )
+
+
+class JobEvent(Base):
+    """Append-only: what the owner and the dashboard read."""
+
+    __tablename__ = "job_events"
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    level: Mapped[str]
+    type: Mapped[str]
+    """message or metrics, as on OpenAI's wire."""
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (
+        Index("ix_job_events_job_id_seq", "job_id", "seq"),
+        CheckConstraint("level IN ('info','warn','error')", name="level"),
+        CheckConstraint("type IN ('message','metrics')", name="type"),
+    )
+
+
+class Model(Base):
+    """A published fine-tuned model; its adapter lies in storage."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """ft:<base>:<organization>:<suffix>:<id>"""
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    base_model: Mapped[str]
+    adapter_path: Mapped[str]
+    """relative to the storage folder."""
+    manifest: Mapped[dict[str, Any]]
+    """file name -> SHA-256 of every file of the adapter."""
+    created_at: Mapped[datetime] = _now()
+    deleted_at: Mapped[datetime | None]
+
+
+class Verification(Base):
+    """One audit of one suspect with one key. Its status is not its verdict."""
+
+    __tablename__ = "verifications"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    """who asked: the key's owner or a granted auditor."""
+    key_id: Mapped[str] = mapped_column(ForeignKey("watermark_keys.id"), index=True)
+    grant_id: Mapped[str | None] = mapped_column(ForeignKey("grants.id"))
+    status: Mapped[str]
+    suspect: Mapped[dict[str, Any]]
+    """base_url, model, api; never a credential."""
+    sealed_credential: Mapped[bytes | None] = mapped_column(LargeBinary)
+    plan: Mapped[dict[str, Any]]
+    progress: Mapped[dict[str, Any] | None]
+    verdict: Mapped[str | None]
+    reasons: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False, server_default="false")
+    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
+    max_attempts: Mapped[int] = mapped_column(default=3, server_default="3")
+    lease_owner: Mapped[str | None]
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint(_one_of("status", VerificationStatus), name="status"),
+        CheckConstraint("verdict IS NULL OR " + _one_of("verdict", Verdict), name="verdict"),
+        Index("ix_verifications_organization_id_created_at", "organization_id", "created_at"),
+    )
+
+
+class Preregistration(Base):
+    """What was fixed before the first question. INSERT-only."""
+
+    __tablename__ = "preregistrations"
+    verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("watermark_keys.id"))
+    audit_index: Mapped[int]
+    """i of alpha_i: how many audits of this key were pre-registered so far, this one included."""
+    canonical_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    sha256: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (UniqueConstraint("key_id", "audit_index"),)
+
+
+class ProbeSent(Base):
+    """Written before a question leaves. INSERT-only."""
+
+    __tablename__ = "probes_sent"
+    verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
+    probe_index: Mapped[int] = mapped_column(Integer, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    request_body: Mapped[bytes] = mapped_column(LargeBinary)
+    """the exact body bytes; the credential travels in a header and is not here."""
+    sent_at: Mapped[datetime] = _now()
+
+
+class ProbeAnswer(Base):
+    """What came back, or how it failed. INSERT-only."""
+
+    __tablename__ = "probe_answers"
+    verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
+    probe_index: Mapped[int] = mapped_column(Integer, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    outcome: Mapped[str]
+    """answered, or the name of the failure (timeout, refused, not_json, too_large, http_500, …)."""
+    http_status: Mapped[int | None]
+    text: Mapped[str | None]
+    """the answer's text as extracted; NUL-free."""
+    response_body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """raw bytes, at most the cap of probe."""
+    latency_ms: Mapped[int]
+    answered_at: Mapped[datetime] = _now()
+
+
+class Evidence(Base):
+    """The finished record of an audit, byte for byte. INSERT-only."""
+
+    __tablename__ = "evidence"
+    verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
+    canonical_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    sha256: Mapped[str]
+    verdict: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
+INSERT_ONLY_TABLES = ("preregistrations", "probes_sent", "probe_answers", "evidence", "job_events")
+"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migration 0001)."""

@@ -1,0 +1,1 @@
+"""Lifecycle, statements and use cases of jobs."""

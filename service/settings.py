@@ -1,0 +1,85 @@
+"""The service's configuration: one frozen object, built once and passed down."""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr, computed_field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_model_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "doublei" / "models"
+
+
+class SettingsError(Exception):
+    """The configuration can't be used; the message names the variable and what to do."""
+
+
+class Settings(BaseSettings):
+    """Read from the environment and from ``.env``; nothing here has a secret default."""
+
+    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore")
+
+    database_url: SecretStr = Field(alias="DATABASE_URL")
+    """postgresql+psycopg://…; secret because it may carry a password."""
+    redis_url: SecretStr = Field(alias="REDIS_URL")
+    storage_dir: Path = Field(alias="DOUBLEI_STORAGE_DIR")
+    model_cache: Path = Field(default_factory=_default_model_cache, alias="DOUBLEI_MODEL_CACHE")
+    catalogue_file: Path | None = Field(default=None, alias="DOUBLEI_CATALOGUE_FILE")
+    kek_file: Path = Field(alias="DOUBLEI_KEK_FILE")
+    """0600 file holding the 32-byte key-encryption key in base64."""
+    serving_url: str = Field(alias="DOUBLEI_SERVING_URL")
+    serving_token_file: Path = Field(alias="DOUBLEI_SERVING_TOKEN_FILE")
+    suspect_allow: str = Field(default="", alias="DOUBLEI_SUSPECT_ALLOW")
+    """Comma-separated host:port of private addresses that may be probed nevertheless."""
+    public_url: str = Field(default="http://127.0.0.1:8000", alias="DOUBLEI_PUBLIC_URL")
+    max_file_bytes: int = Field(default=512 * 1024 * 1024, alias="DOUBLEI_MAX_FILE_BYTES")
+    lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
+
+    @computed_field(repr=False)  # type: ignore[prop-decorator]
+    @property
+    def suspect_allow_list(self) -> frozenset[tuple[str, int]]:
+        """The operator's exceptions to the private-address rule, as (host, port)."""
+        pairs: set[tuple[str, int]] = set()
+        for item in filter(None, (part.strip() for part in self.suspect_allow.split(","))):
+            host, _, port = item.rpartition(":")
+            if not host or not port.isdigit():
+                raise SettingsError(f"DOUBLEI_SUSPECT_ALLOW: {item!r} is not host:port")
+            pairs.add((host.strip("[]").lower(), int(port)))
+        return frozenset(pairs)
+
+    @cached_property
+    def kek(self) -> SecretStr:
+        """The key-encryption key, base64, read once from its file."""
+        try:
+            text = self.kek_file.read_text(encoding="ascii").strip()
+            raw = base64.b64decode(text, validate=True)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"DOUBLEI_KEK_FILE: can't read a base64 key: {type(error).__name__}") from None
+        if len(raw) != 32:
+            raise SettingsError(f"DOUBLEI_KEK_FILE: the key has {len(raw)} bytes, not 32")
+        return SecretStr(text)
+
+    def serving_token(self) -> str:
+        """The internal token of the inference server. Never log it."""
+        return self.serving_token_file.read_text(encoding="ascii").strip()
+
+
+def load_settings() -> Settings:
+    """Build the settings from the environment.
+
+    Raises:
+        SettingsError: one line that names each missing or invalid variable.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        names = ", ".join(str(item["loc"][0]) for item in error.errors())
+        raise SettingsError(f"missing or invalid settings: {names} (see .env.example)") from None
