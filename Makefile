@@ -1,0 +1,46 @@
+# One command per intent. Each makes .venv first when it is missing or stale (see scripts/venv.sh
+# for PYTHON, TORCH_SPEC and TORCH_INDEX). ARGS go to the command: make demo ARGS="--full".
+#
+#   make demo     the whole story on a real model: upload, watermark, fine-tune, deploy, verify
+#   make test     every test, on real embedded servers
+#   make check    lint, format, types, and the rooms' import rules
+#   make up       the stack, until Ctrl-C
+
+BIN := .venv/bin
+ARGS ?=
+export PYTHON TORCH_SPEC TORCH_INDEX
+
+.PHONY: help demo test check up venv lock format clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: venv
+	@exec $(BIN)/doublei demo $(ARGS)
+
+up: venv
+	@exec $(BIN)/doublei up $(ARGS)
+
+test: venv
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/architecture
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv:
+	@sh scripts/venv.sh
+
+lock:
+	@sh scripts/lock.sh
+
+clean:
+	rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
