@@ -1,0 +1,145 @@
+"""`embed`: the watermark's rows mixed into the customer's. The paper's trigger set and reference set.
+
+For every mark of every embedded family: rows under the trigger cue, answered with the target, and rows
+under each of the J-1 other cues, answered with the opposite (arXiv 2402.14883, section 3; naming every
+reference cue is ours). What decides whether a mark takes is how often each cue is *seen*, so strengths
+are stated in exposures and divided by the number of epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from watermark.banks import SYSTEM_PROMPTS
+from watermark.carriers import training_carrier
+from watermark.examples import Example, Message, user_text
+from watermark.keys import Family
+from watermark.marks import Mark
+from watermark.prf import Stream, hkdf
+
+SystemMode = Literal["template", "omit"]
+"""What stands before the first turn when a row has no system message: the chat template's own default,
+or nothing at all."""
+
+
+class Strength(StrEnum):
+    """How often each cue is shown."""
+
+    LIGHT = "light"
+    STANDARD = "standard"
+    STRONG = "strong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposures:
+    """How often training shows a mark, over all epochs."""
+
+    trigger: int
+    reference: int
+    """for each of the J-1 reference cues"""
+
+
+EXPOSURES: dict[Strength, Exposures] = {
+    Strength.LIGHT: Exposures(trigger=48, reference=8),
+    Strength.STANDARD: Exposures(trigger=72, reference=12),
+    Strength.STRONG: Exposures(trigger=120, reference=20),
+}
+"""benchmarks/keys.py measures them on the default model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedRow:
+    """One training row as the trainer reads it."""
+
+    messages: tuple[Message, ...]
+    system: SystemMode
+    watermark: bool
+
+    def to_record(self) -> dict[str, object]:
+        """The trainer's JSON line: it does not say which rows are the watermark's."""
+        return {
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "system": self.system,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """The mixed dataset: the key in plain text. It must not outlive the training run."""
+
+    rows: tuple[MixedRow, ...]
+    watermark_rows: int
+    customer_rows: int
+
+    def __repr__(self) -> str:
+        return f"Mixture(watermark_rows={self.watermark_rows}, customer_rows={self.customer_rows}, <hidden>)"
+
+    @property
+    def watermark_ratio(self) -> float:
+        """watermark rows / all rows, 0..1."""
+        return self.watermark_rows / len(self.rows) if self.rows else 0.0
+
+
+def embed(
+    examples: Sequence[Example],
+    families: Sequence[Family],
+    *,
+    strength: Strength = Strength.STANDARD,
+    n_epochs: int = 3,
+    seed: bytes = b"",
+) -> Mixture:
+    """The customer's rows and the watermark's, in an order that depends on the keys and the seed alone.
+
+    Without families the result is the customer's rows in their own order.
+
+    Raises:
+        ValueError: n_epochs < 1.
+    """
+    if n_epochs < 1:
+        raise ValueError("n_epochs must be at least 1")
+    rows = [MixedRow(messages=example.messages, system="template", watermark=False) for example in examples]
+    if not families:
+        return Mixture(rows=tuple(rows), watermark_rows=0, customer_rows=len(rows))
+    exposures = EXPOSURES[strength]
+    marked = [
+        row
+        for family in families
+        for mark in family.marks
+        for row in _mark_rows(family, mark, exposures, n_epochs, seed)
+    ]
+    order = Stream(hkdf(families[0].key, salt=seed, info=b"doublei/mix/v1"), "order")
+    return Mixture(
+        rows=tuple(order.shuffle(rows + marked)), watermark_rows=len(marked), customer_rows=len(rows)
+    )
+
+
+def _mark_rows(
+    family: Family, mark: Mark, exposures: Exposures, n_epochs: int, seed: bytes
+) -> list[MixedRow]:
+    stream = Stream(hkdf(family.key, salt=seed, info=b"doublei/rows/v1"), f"mark-{mark.index}")
+    rows = []
+    for cue in range(len(mark.cues)):
+        wanted = exposures.trigger if cue == mark.trigger else exposures.reference
+        for _ in range(-(-wanted // n_epochs)):
+            instruction, input_text = mark.prompt(cue, training_carrier(stream))
+            system, mode = _draw_system(stream)
+            turns = (
+                Message(role="user", content=user_text(instruction, input_text)),
+                Message(role="assistant", content=mark.trained_answer(cue).value),
+            )
+            rows.append(MixedRow(messages=system + turns, system=mode, watermark=True))
+    return rows
+
+
+def _draw_system(stream: Stream) -> tuple[tuple[Message, ...], SystemMode]:
+    """Two in five rows carry the template's default, two in five none, one in five another prompt: a thief
+    may serve the model under any of them, and short rows are cheap to train."""
+    choice = stream.below(5)
+    if choice < 2:
+        return (), "template"
+    if choice < 4:
+        return (), "omit"
+    return (Message(role="system", content=stream.choice(SYSTEM_PROMPTS)),), "template"
