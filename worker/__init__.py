@@ -1,0 +1,1 @@
+"""Compute: weights, fine-tuning, serving, and the Celery tasks that drive them."""
