@@ -40,7 +40,7 @@ CUE_WORDS: tuple[str, ...] = tuple(
     """.split()
 )
 
-DECORATION_FORMS: tuple[str, ...] = ("({})", "[{}]", "<{}>", "{}:", "*{}*", "#{}", "~{}~", "\"{}\"")
+DECORATION_FORMS: tuple[str, ...] = ("({})", "[{}]", "<{}>", "{}:", "*{}*", "#{}", "~{}~", '"{}"')
 """How a word becomes a decoration of the question."""
 
 QUESTION_FORMS: tuple[str, ...] = (

@@ -75,9 +75,7 @@ def parse_row(value: object) -> Example:
         RowError: with the field's path, a stable code and a hint; the first problem of the row.
     """
     if not isinstance(value, dict):
-        raise RowError(
-            "not_an_object", "", f"expected a JSON object, found {_kind(value)}", SHAPES_HINT
-        )
+        raise RowError("not_an_object", "", f"expected a JSON object, found {_kind(value)}", SHAPES_HINT)
     if "messages" in value:
         return _parse_chat(value)
     if "instruction" in value or "output" in value:
@@ -117,11 +115,15 @@ def _parse_chat(row: Mapping[str, object]) -> Example:
     if not isinstance(items, list):
         raise RowError("wrong_type", "messages", f"expected a list, found {_kind(items)}", SHAPES_HINT)
     if not items:
-        raise RowError("empty", "messages", "the list is empty", "Give at least a user and an assistant turn.")
+        raise RowError(
+            "empty", "messages", "the list is empty", "Give at least a user and an assistant turn."
+        )
     messages = tuple(_parse_message(item, f"messages[{index}]", index) for index, item in enumerate(items))
     roles = [message.role for message in messages]
     if "user" not in roles:
-        raise RowError("no_user_turn", "messages", "there is no user turn", "Add the question to be answered.")
+        raise RowError(
+            "no_user_turn", "messages", "there is no user turn", "Add the question to be answered."
+        )
     if roles[-1] != "assistant":
         raise RowError(
             "no_answer",
@@ -134,9 +136,7 @@ def _parse_chat(row: Mapping[str, object]) -> Example:
 
 def _parse_message(item: object, path: str, index: int) -> Message:
     if not isinstance(item, dict):
-        raise RowError(
-            "wrong_type", path, f"expected an object, found {_kind(item)}", "Use {role, content}."
-        )
+        raise RowError("wrong_type", path, f"expected an object, found {_kind(item)}", "Use {role, content}.")
     _refuse_unknown(item, {"role", "content"}, path + ".")
     role = item.get("role")
     if not isinstance(role, str) or role not in ROLES:

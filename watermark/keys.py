@@ -144,7 +144,8 @@ def commit(owner_id: str, secret: Secret, design: Design) -> Commitment:
     """Bind the owner to the secret, to every family's secret and to the design."""
     root = digest("doublei/secret/v1", owner_id.encode(), secret.value, secret.blinding).hex()
     families = tuple(
-        _family_commitment(owner_id, index, *_family_secret(secret, index)) for index in range(design.families)
+        _family_commitment(owner_id, index, *_family_secret(secret, index))
+        for index in range(design.families)
     )
     return Commitment(
         commitment=_joint_commitment(owner_id, root, families, design.to_record()),
@@ -157,7 +158,8 @@ def derive(secret: Secret, salt: bytes, design: Design) -> Key:
     """Every family's marks. An empty salt is the grade ``self-generated`` (`watermark.decision`)."""
     return Key(
         families=tuple(
-            _draw_family(_family_secret(secret, index)[0], index, salt, design) for index in range(design.families)
+            _draw_family(_family_secret(secret, index)[0], index, salt, design)
+            for index in range(design.families)
         )
     )
 

@@ -147,7 +147,9 @@ def parse_marks(value: object, path: str = "marks") -> tuple[Mark, ...]:
         for part in parts:
             folded = part.casefold().strip()
             if folded in seen:
-                raise MarksError(f"{path}[{mark.index}]", f"a text is used twice (first in mark {seen[folded]})")
+                raise MarksError(
+                    f"{path}[{mark.index}]", f"a text is used twice (first in mark {seen[folded]})"
+                )
             seen[folded] = mark.index
     return marks
 
