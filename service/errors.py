@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
@@ -21,6 +22,10 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.error_code = code or self.code
+
+    def extra(self) -> Mapping[str, Any]:
+        """More members of the wire's error object, besides message, type, param and code."""
+        return {}
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.param, self.error_code))
@@ -72,6 +77,13 @@ class TooLarge(ServiceError):
 
     status = 413
     code = "too_large"
+
+
+class UnsupportedMedia(ServiceError):
+    """The body is of a kind, or encoded in a way, that is not read here."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class Unavailable(ServiceError):

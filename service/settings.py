@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """Comma-separated host:port of private addresses that may be probed nevertheless."""
     public_url: str = Field(default="http://127.0.0.1:8000", alias="DOUBLEI_PUBLIC_URL")
     max_file_bytes: int = Field(default=512 * 1024 * 1024, alias="DOUBLEI_MAX_FILE_BYTES")
+    public_docs: bool = Field(default=False, alias="DOUBLEI_PUBLIC_DOCS")
+    """Serve /docs and /openapi.json to anybody."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
 
     @computed_field(repr=False)  # type: ignore[prop-decorator]
@@ -60,7 +62,8 @@ class Settings(BaseSettings):
             text = self.kek_file.read_text(encoding="ascii").strip()
             raw = base64.b64decode(text, validate=True)
         except (OSError, ValueError) as error:
-            raise SettingsError(f"DOUBLEI_KEK_FILE: can't read a base64 key: {type(error).__name__}") from None
+            reason = type(error).__name__
+            raise SettingsError(f"DOUBLEI_KEK_FILE: can't read a base64 key: {reason}") from None
         if len(raw) != 32:
             raise SettingsError(f"DOUBLEI_KEK_FILE: the key has {len(raw)} bytes, not 32")
         return SecretStr(text)

@@ -1,0 +1,1 @@
+"""Alembic migrations. Imports service.db.models and nothing else of ours."""

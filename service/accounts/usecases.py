@@ -1,0 +1,112 @@
+"""Use cases of organizations and API keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from service.accounts import statements
+from service.accounts.keys import ApiKeyToken
+from service.accounts.principal import Principal, Role
+from service.db.models import ApiKey, Organization
+from service.errors import InvalidRequest, NotFound, Unauthenticated
+from service.ids import new_id
+
+_ADVICE = "send 'Authorization: Bearer <API key>'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key just made, with the only copy of its secret."""
+
+    row: ApiKey
+    key: str = field(repr=False)
+
+
+async def authenticate_token(
+    sessions: async_sessionmaker[AsyncSession], authorization: str | None
+) -> Principal:
+    """Who sends this Authorization header.
+
+    Raises:
+        Unauthenticated: the header is missing or malformed, or the key is unknown or revoked. The message
+            is the same for all of the latter, and so is the work.
+    """
+    if not authorization:
+        raise Unauthenticated(f"no API key given; {_ADVICE}", code="missing_api_key")
+    scheme, _, text = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated(f"the Authorization header is not of the Bearer scheme; {_ADVICE}")
+    token = ApiKeyToken.parse(text.strip())
+    if token is None:
+        raise Unauthenticated("the API key is not valid: unknown, revoked or incomplete")
+    async with sessions() as session:
+        found = (await session.execute(statements.key_with_organization(token.row_id))).one_or_none()
+    if not token.matches(found[0].secret_sha256 if found else None) or found is None:
+        raise Unauthenticated("the API key is not valid: unknown, revoked or incomplete")
+    key, organization = found
+    return Principal(
+        key_id=key.id,
+        organization_id=organization.id,
+        organization_name=organization.name,
+        role=Role(key.role),
+    )
+
+
+def add_key(session: AsyncSession, *, organization_id: str, role: Role, name: str) -> NewKey:
+    """A new key, added to the session. Its secret is nowhere else than in the result."""
+    token = ApiKeyToken.new()
+    row = ApiKey(
+        id=token.row_id,
+        organization_id=organization_id,
+        role=role.value,
+        name=name,
+        secret_sha256=token.secret_sha256,
+    )
+    session.add(row)
+    return NewKey(row=row, key=token.reveal())
+
+
+async def create_organization(session: AsyncSession, *, name: str, role: Role) -> tuple[Organization, NewKey]:
+    """An organization and its first API key."""
+    organization = Organization(id=new_id("org"), name=name, role=role.value)
+    session.add(organization)
+    await session.flush()
+    return organization, add_key(session, organization_id=organization.id, role=role, name="first key")
+
+
+async def create_key(
+    session: AsyncSession, principal: Principal, *, organization_id: str | None, role: Role, name: str
+) -> NewKey:
+    """A key for the caller's organization or, for the provider, for any.
+
+    Raises:
+        NotFound: another organization was named by somebody who is not the provider, or it does not exist.
+        InvalidRequest: the role is neither the organization's own nor inference.
+    """
+    wanted = organization_id or principal.organization_id
+    if wanted != principal.organization_id and principal.role is not Role.provider:
+        raise NotFound(f"no organization {wanted!r}", param="organization")
+    organization = (await session.execute(statements.organization(wanted))).scalar_one_or_none()
+    if organization is None:
+        raise NotFound(f"no organization {wanted!r}", param="organization")
+    if role not in (organization.role, Role.inference):
+        raise InvalidRequest(
+            f"a key of {wanted} is of role {organization.role} or inference",
+            param="role",
+            code="invalid_value",
+        )
+    return add_key(session, organization_id=wanted, role=role, name=name)
+
+
+async def revoke_key(session: AsyncSession, principal: Principal, key_id: str) -> None:
+    """Make a key unusable, from the next request on.
+
+    Raises:
+        NotFound: there is no such live key that is the caller's to revoke.
+    """
+    owner = None if principal.role is Role.provider else principal.organization_id
+    revoked = (await session.execute(statements.revoke(key_id, owner))).scalar_one_or_none()
+    if revoked is None:
+        raise NotFound(f"no API key {key_id!r}", param="id")

@@ -1,0 +1,89 @@
+"""The HTTP application: ``uvicorn service.app:create_app --factory``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import httpx2
+import structlog
+from fastapi import FastAPI
+
+from service.api import errors, health
+from service.api.context import RequestContext
+from service.db.engine import async_engine, async_sessions
+from service.dispatch import Dispatcher
+from service.sealing import Sealer
+from service.settings import Settings, load_settings
+from service.storage import Storage
+
+UPLOAD_OVERHEAD_BYTES = 64 * 1024
+"""Room for the form's other fields and boundaries around an uploaded file."""
+SERVING_TIMEOUT_SECONDS = 600.0
+SERVING_CONNECT_SECONDS = 5.0
+
+ROUTERS = (health.router,)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Connects to nothing until its lifespan starts.
+
+    Raises:
+        SettingsError: a setting is missing, or the key-encryption key can't be read.
+    """
+    chosen = settings or load_settings()
+    _configure_logs()
+    sealer = Sealer.from_base64(chosen.kek)
+    app = FastAPI(
+        title="Double-I",
+        lifespan=_lifespan(chosen, sealer),
+        openapi_url="/openapi.json" if chosen.public_docs else None,
+        docs_url="/docs" if chosen.public_docs else None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    app.add_middleware(RequestContext, upload_bytes=chosen.max_file_bytes + UPLOAD_OVERHEAD_BYTES)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _lifespan(settings: Settings, sealer: Sealer) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.settings = settings
+        app.state.sealer = sealer
+        app.state.storage = Storage(settings.storage_dir)
+        app.state.storage.sweep_incoming()
+        app.state.dispatcher = Dispatcher(settings.redis_url.get_secret_value())
+        app.state.engine = async_engine(settings)
+        app.state.sessionmaker = async_sessions(app.state.engine)
+        timeout = httpx2.Timeout(SERVING_TIMEOUT_SECONDS, connect=SERVING_CONNECT_SECONDS)
+        async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
+            app.state.http = client
+            try:
+                yield
+            finally:
+                await app.state.engine.dispose()
+                app.state.dispatcher.close()
+
+    return lifespan
+
+
+def _configure_logs() -> None:
+    """JSON lines on standard error. Request lines are ours: uvicorn's would repeat them without the id."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        # looked up at each use: whoever redirects standard error gets the lines too
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,68 @@
+"""Engines: one DSN, the async dialect for the API and the sync one for the workers.
+
+Nothing here is made at import: the API makes its engine in its lifespan, a worker after its fork.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
+
+from service.settings import Settings
+
+STATEMENT_TIMEOUT_MS = 15_000
+LOCK_TIMEOUT_MS = 5_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
+"""A transaction never spans network, disk or GPU work, so a minute of silence inside one is a bug."""
+CONNECT_TIMEOUT_SECONDS = 5
+POOL_SIZE = 10
+POOL_OVERFLOW = 10
+POOL_TIMEOUT_SECONDS = 5
+
+
+def _connect_args(application_name: str) -> dict[str, Any]:
+    return {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "options": (
+            f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+            f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS}"
+        ),
+    }
+
+
+def async_engine(settings: Settings, *, application_name: str = "doublei-api") -> AsyncEngine:
+    """The API's engine. ``hide_parameters`` keeps values (sealed or not) out of error texts."""
+    return create_async_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args=_connect_args(application_name),
+    )
+
+
+def sync_engine(settings: Settings, *, application_name: str = "doublei-worker") -> Engine:
+    """A worker's engine: no pool, so that nothing is shared across a fork or held during long work."""
+    return create_engine(
+        settings.database_url.get_secret_value(),
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args=_connect_args(application_name),
+    )
+
+
+def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions whose objects stay readable after the commit."""
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def sync_sessions(engine: Engine) -> sessionmaker[Session]:
+    """The same for the workers."""
+    return sessionmaker(engine, expire_on_commit=False)

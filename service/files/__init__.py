@@ -1,0 +1,1 @@
+"""Uploaded datasets: strict reading, validation row by row, use cases."""
