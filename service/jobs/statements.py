@@ -1,0 +1,131 @@
+"""Statements on jobs, their events and the models they publish; for the API (async) and the worker (sync)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Insert, Select, Update, insert, select, tuple_, update
+from sqlalchemy.orm import aliased
+
+from service import leases
+from service.db.models import File, Job, JobEvent, Model, Organization, WatermarkKey
+from service.ids import new_id
+from service.jobs.lifecycle import JobStatus
+
+
+def one(job_id: str, *, organization_id: str | None) -> Select[Job]:
+    """A job of that organization; None sees every organization's."""
+    statement = select(Job).where(Job.id == job_id)
+    return statement if organization_id is None else statement.where(Job.organization_id == organization_id)
+
+
+def page(
+    *,
+    organization_id: str | None,
+    after: str | None,
+    limit: int,
+    metadata: dict[str, str] | None = None,
+) -> Select[Job]:
+    """Newest first, one row more than `limit`, so that the caller knows whether there are more."""
+    statement = select(Job)
+    if organization_id is not None:
+        statement = statement.where(Job.organization_id == organization_id)
+    if metadata:
+        statement = statement.where(Job.metadata_.contains(metadata))
+    if after is not None:
+        cursor = aliased(Job)
+        position = select(cursor.created_at, cursor.id).where(cursor.id == after).scalar_subquery()
+        statement = statement.where(tuple_(Job.created_at, Job.id) < position)
+    return statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+
+
+def events_page(job_id: str, *, after: str | None, limit: int) -> Select[JobEvent]:
+    """Newest first, one more than `limit`."""
+    statement = select(JobEvent).where(JobEvent.job_id == job_id)
+    if after is not None:
+        cursor = aliased(JobEvent)
+        position = select(cursor.seq).where(cursor.id == after).scalar_subquery()
+        statement = statement.where(JobEvent.seq < position)
+    return statement.order_by(JobEvent.seq.desc()).limit(limit + 1)
+
+
+def event(
+    job_id: str,
+    message: str,
+    *,
+    level: str = "info",
+    type: str = "message",
+    data: dict[str, Any] | None = None,
+) -> Insert:
+    """Append one event. `message` and `data` hold no row of the dataset and no part of a key."""
+    return insert(JobEvent).values(
+        id=new_id("ftevent"), job_id=job_id, level=level, type=type, message=message, data=data
+    )
+
+
+def claim(job_id: str, *, owner: str, lease_seconds: int) -> Update:
+    """See `leases.claim`."""
+    return leases.claim(Job, job_id, owner=owner, lease_seconds=lease_seconds)
+
+
+def heartbeat(job_id: str, *, epoch: int, lease_seconds: int, values: dict[str, Any] | None = None) -> Update:
+    """See `leases.heartbeat`."""
+    return leases.heartbeat(Job, job_id, epoch=epoch, lease_seconds=lease_seconds, values=values)
+
+
+def set_while_held(job_id: str, *, epoch: int, values: dict[str, Any]) -> Update:
+    """Store what the run knows now. Returns (id), or no row: the lease is lost."""
+    return update(Job).where(leases.held(Job, job_id, epoch)).values(**values).returning(Job.id)
+
+
+def finish(job_id: str, *, epoch: int, status: JobStatus, values: dict[str, Any] | None = None) -> Update:
+    """See `leases.finish`."""
+    ended = {"stage": None, "estimated_finish": None, **(values or {})}
+    return leases.finish(Job, job_id, epoch=epoch, status=status, values=ended)
+
+
+def publish(
+    *,
+    model_id: str,
+    organization_id: str,
+    job_id: str,
+    base_model: str,
+    adapter_path: str,
+    manifest: dict[str, str],
+) -> Insert:
+    """The model of a job that has just succeeded, in the same transaction."""
+    return insert(Model).values(
+        id=model_id,
+        organization_id=organization_id,
+        job_id=job_id,
+        base_model=base_model,
+        adapter_path=adapter_path,
+        manifest=manifest,
+    )
+
+
+def for_run(job_id: str) -> Select[Job, Organization, File, WatermarkKey | None]:
+    """Everything a worker needs to know of a claimed job."""
+    return (
+        select(Job, Organization, File, WatermarkKey)
+        .join(Organization, Organization.id == Job.organization_id)
+        .join(File, File.id == Job.training_file_id)
+        .outerjoin(WatermarkKey, WatermarkKey.id == Job.watermark_key_id)
+        .where(Job.id == job_id)
+    )
+
+
+def training_file(file_id: str, *, organization_id: str) -> Select[File]:
+    """The organization's own file, unless it was deleted."""
+    return select(File).where(
+        File.id == file_id, File.organization_id == organization_id, File.deleted_at.is_(None)
+    )
+
+
+def watermark_key(key_id: str, *, organization_id: str) -> Select[WatermarkKey]:
+    """The organization's own key, unless it was deleted."""
+    return select(WatermarkKey).where(
+        WatermarkKey.id == key_id,
+        WatermarkKey.organization_id == organization_id,
+        WatermarkKey.deleted_at.is_(None),
+    )
