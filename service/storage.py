@@ -65,6 +65,11 @@ class Incoming:
         """Make everything written so far readable at `path`."""
         self._file.flush()
 
+    def sync(self) -> None:
+        """Wait until everything written so far is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def blob(self) -> Blob:
         """What these bytes are called once kept."""
         return Blob(sha256=self._digest.hexdigest(), size_bytes=self.size_bytes)
@@ -74,8 +79,7 @@ class Incoming:
         blob = self.blob()
         target = self._storage.path(blob.sha256)
         if not target.exists():
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self.sync()
             target.parent.mkdir(mode=0o700, exist_ok=True)
             os.replace(self.path, target)
             _sync_folder(target.parent)

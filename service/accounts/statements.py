@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, Update, func, select, update
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.db.models import ApiKey, Organization
+from service.db.paging import page_after
 
 
 def key_with_organization(key_id: str) -> Select[ApiKey, Organization]:
@@ -22,9 +24,11 @@ def organization(organization_id: str, *, role: str | None = None) -> Select[Org
     return statement if role is None else statement.where(Organization.role == role)
 
 
-def organizations() -> Select[Organization]:
-    """All of them, newest first."""
-    return select(Organization).order_by(Organization.created_at.desc(), Organization.id.desc())
+def organizations(*, after: str | None, limit: int) -> Select[Organization]:
+    """A page of all of them, newest first."""
+    return page_after(
+        select(Organization), Organization.created_at, Organization.id, after=after, limit=limit
+    )
 
 
 def organization_by_role(role: str) -> Select[Organization]:
@@ -32,15 +36,13 @@ def organization_by_role(role: str) -> Select[Organization]:
     return select(Organization).where(Organization.role == role).order_by(Organization.created_at).limit(1)
 
 
-def keys(organization_id: str | None) -> Select[ApiKey]:
-    """The live keys of one organization, or of all, newest first."""
-    statement = select(ApiKey).where(ApiKey.revoked_at.is_(None))
-    if organization_id is not None:
-        statement = statement.where(ApiKey.organization_id == organization_id)
-    return statement.order_by(ApiKey.created_at.desc(), ApiKey.id.desc())
+def keys(organization_id: str, *, after: str | None, limit: int) -> Select[ApiKey]:
+    """A page of the live keys of one organization, newest first."""
+    statement = select(ApiKey).where(ApiKey.revoked_at.is_(None), ApiKey.organization_id == organization_id)
+    return page_after(statement, ApiKey.created_at, ApiKey.id, after=after, limit=limit)
 
 
-def revoke(key_id: str, organization_id: str | None) -> Update:
+def revoke(key_id: str, organization_id: str | None) -> ReturningUpdate[str]:
     """Revoke a live key, of one organization or of any; returns its id if there was one."""
     statement = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
     if organization_id is not None:

@@ -54,6 +54,18 @@ async def authenticate_token(
     )
 
 
+def visible_organization(principal: Principal, organization_id: str | None) -> str:
+    """The organization meant: the caller's own if none is named, and only the provider may name another.
+
+    Raises:
+        NotFound: another one was named. Whether it exists is not told.
+    """
+    wanted = organization_id or principal.organization_id
+    if wanted != principal.organization_id and principal.role is not Role.provider:
+        raise NotFound(f"no organization {wanted!r}", param="organization")
+    return wanted
+
+
 def add_key(session: AsyncSession, *, organization_id: str, role: Role, name: str) -> NewKey:
     """A new key, added to the session. Its secret is nowhere else than in the result."""
     token = ApiKeyToken.new()
@@ -85,9 +97,7 @@ async def create_key(
         NotFound: another organization was named by somebody who is not the provider, or it does not exist.
         InvalidRequest: the role is neither the organization's own nor inference.
     """
-    wanted = organization_id or principal.organization_id
-    if wanted != principal.organization_id and principal.role is not Role.provider:
-        raise NotFound(f"no organization {wanted!r}", param="organization")
+    wanted = visible_organization(principal, organization_id)
     organization = (await session.execute(statements.organization(wanted))).scalar_one_or_none()
     if organization is None:
         raise NotFound(f"no organization {wanted!r}", param="organization")

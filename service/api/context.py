@@ -12,6 +12,7 @@ import traceback
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors
@@ -50,6 +51,8 @@ class RequestContext:
                 await errors.response_of(refusal)(scope, receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            log.info("request.abandoned")
         except Exception as error:
             # The message of an exception may quote data or a secret: the log gets the type and the frames.
             log.error("request.crashed", error=type(error).__name__, frames=_frames(error))
