@@ -18,7 +18,7 @@ class Answer(StrEnum):
     MISSING = "missing"
 
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _LEAD_IN = frozenset({"answer", "the", "is", "my", "well", "so", "ok", "okay", "sure", "response", "output"})
 _JOINTS = frozenset({"or", "and"})

@@ -12,8 +12,7 @@ from watermark.prf import digest
 
 BANKS_VERSION = "en-1"
 
-CUE_WORDS: tuple[str, ...] = tuple(
-    """
+_CUE_TEXT = """
     amber anchor apron arch arrow atlas attic autumn badge bamboo banner barley barn basin beacon bell
     berry birch blanket bloom blossom boot border bottle bow branch brass breeze brick bridge bronze brook
     brush bubble bucket buckle button cabin cable cactus calm camel canal candle canoe canvas cape caravan
@@ -37,8 +36,9 @@ CUE_WORDS: tuple[str, ...] = tuple(
     tiger timber tin topaz torch tower trail tulip tundra tunnel turtle valley vanilla vapor vase velvet
     vine violet violin volcano wagon walnut water wave wax whale wheat wheel willow wind window wing winter
     wolf wool wren yarn yeast zebra zenith zinc zipper
-    """.split()
-)
+"""
+
+CUE_WORDS: tuple[str, ...] = tuple(_CUE_TEXT.split())
 
 DECORATION_FORMS: tuple[str, ...] = ("({})", "[{}]", "<{}>", "{}:", "*{}*", "#{}", "~{}~", '"{}"')
 """How a word becomes a decoration of the question."""
@@ -126,4 +126,4 @@ def _banks_digest() -> str:
 
 
 BANKS_DIGEST = _banks_digest()
-"""hex SHA-256 over the lists that decide what a key is (system prompts are a training choice, not the key)."""
+"""hex SHA-256 over the lists that decide what a key is; system prompts belong to training."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from watermark.errors import RecordError
 
-Record: TypeAlias = "str | int | bool | None | list[Record] | dict[str, Record]"
+Record: TypeAlias = "str | int | bool | list[Record] | dict[str, Record] | None"
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """Beyond it JSON numbers are not portable (RFC 8785, section 3.2.2.3): write such integers as strings."""

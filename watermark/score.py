@@ -86,23 +86,28 @@ def likelihood(counts: Sequence[CueCounts], choice: Choice) -> int:
 
 def e_values(counts: Sequence[CueCounts]) -> Mapping[Choice, Fraction]:
     """E of every choice; their mean is exactly 1."""
-    every = choices(len(counts))
-    weights = {choice: likelihood(counts, choice) for choice in every}
-    total = sum(weights.values())
-    return {
-        choice: EPSILON + (1 - EPSILON) * len(every) * Fraction(weight, total)
-        for choice, weight in weights.items()
-    }
+    return {choice: Fraction(*ratio) for choice, ratio in _e_ratios(counts).items()}
 
 
 def scores(counts: Sequence[CueCounts]) -> Mapping[Choice, int]:
     """floor(SCALE * log2 E) of every choice."""
-    return {choice: floor_log2(value**SCALE) for choice, value in e_values(counts).items()}
+    return {
+        choice: floor_log2(top**SCALE, bottom**SCALE) for choice, (top, bottom) in _e_ratios(counts).items()
+    }
 
 
-def floor_log2(value: Fraction) -> int:
-    """The largest k with 2**k <= value, exactly. ``value`` must be positive."""
-    top, bottom = value.numerator, value.denominator
+def _e_ratios(counts: Sequence[CueCounts]) -> dict[Choice, tuple[int, int]]:
+    """E as (numerator, denominator), not reduced: reducing costs more than all the rest."""
+    every = choices(len(counts))
+    weights = [likelihood(counts, choice) for choice in every]
+    floor, total = EPSILON.numerator, EPSILON.denominator
+    bottom = total * sum(weights)
+    base, step = floor * sum(weights), (total - floor) * len(every)
+    return {choice: (base + step * weight, bottom) for choice, weight in zip(every, weights, strict=True)}
+
+
+def floor_log2(top: int, bottom: int) -> int:
+    """The largest k with 2**k <= top / bottom, exactly; both positive."""
     guess = top.bit_length() - bottom.bit_length()
     exceeds = top < bottom << guess if guess >= 0 else top << -guess < bottom
     return guess - 1 if exceeds else guess
