@@ -11,7 +11,7 @@ from types import MappingProxyType
 from catalogue.errors import UnknownModelError
 
 MODEL_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
-"""Lower case, and neither a path nor hidden: an id names a folder of the cache and part of `ft:` model names."""
+"""Lower case, neither a path nor hidden: an id names a folder of the cache and part of `ft:` model names."""
 
 LLAMA_LINEAR_LAYERS = (
     "q_proj",

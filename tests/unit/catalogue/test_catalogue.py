@@ -31,8 +31,10 @@ def test_default_model_has_pinned_sources_in_order() -> None:
     model = BUILT_IN.default
     assert model.id == "smollm2-135m-instruct"
     hub, wheel = model.sources
-    assert isinstance(hub, HubSource) and len(hub.revision) == 40
-    assert isinstance(wheel, WheelSource) and len(wheel.wheel_sha256) == 64
+    assert isinstance(hub, HubSource)
+    assert len(hub.revision) == 40
+    assert isinstance(wheel, WheelSource)
+    assert len(wheel.wheel_sha256) == 64
     assert len(model.lora_target_modules) == 7
 
 

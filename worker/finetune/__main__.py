@@ -1,0 +1,91 @@
+"""`python -m worker.finetune --config run.json`: one run, reported as JSON lines on stdout.
+
+Exit codes: 0 finished; 1 failed, after an `error` event; 143 stopped by SIGTERM (130 by SIGINT).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from worker.finetune.config import RunConfig, read_config
+from worker.finetune.errors import FinetuneError, OutOfMemoryError
+from worker.finetune.events import Events, claim_stdout
+
+
+class _Stopped(BaseException):
+    """A signal asked the run to end."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.finetune", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="run.json")
+    options = parser.parse_args()
+    events = claim_stdout()
+    config: RunConfig | None = None
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        config = read_config(options.config)
+        _run(config, events)
+    except _Stopped as stopped:
+        return stopped.exit_code
+    except BrokenPipeError:
+        return 1  # whoever started the run is gone, so nobody wants its result
+    except FinetuneError as error:
+        return _fail(events, error.code, error.category, str(error), error)
+    except Exception as error:
+        # Its text may quote a row, and rows are the watermark key: only the type is reported.
+        return _fail(events, "internal_error", "server", f"unexpected {type(error).__name__}", error)
+    return 0
+
+
+def _run(config: RunConfig, events: Events) -> None:
+    # Imported only now: the heavy imports take seconds, and a stop must be heard during them.
+    from worker.finetune.artifacts import remove_partial
+    from worker.finetune.train import train
+
+    try:
+        train(config, events)
+    except _Stopped:
+        remove_partial(config.output_dir)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemoryError("out of memory; try smaller batch_tokens or max_length_tokens") from error
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _fail(events: Events, code: str, category: str, message: str, error: Exception) -> int:
+    traceback.print_tb(error.__traceback__, file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        events.send("error", code=code, category=category, message=message)
+    return 1
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal_number, signal.SIG_IGN)  # a second signal must not interrupt the cleaning up
+    raise _Stopped(signal_number)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # skips the teardown of thread pools, which takes long after an interrupted step

@@ -1,0 +1,51 @@
+"""What one optimizer step sees."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from worker.finetune.dataset import TokenRow
+
+WINDOW_ROWS = 64
+"""Rows that may be sorted together: enough for steps of nearly equal lengths, few enough to keep the
+epoch's order random."""
+
+
+def steps_of_epoch(
+    rows: Sequence[TokenRow], *, batch_tokens: int, seed: int, epoch: int
+) -> Iterator[tuple[TokenRow, ...]]:
+    """Every row once, in steps of at most `batch_tokens` real tokens, in an order fixed by seed and epoch.
+
+    Rows are shuffled, cut into windows of WINDOW_ROWS, sorted by length inside a window and cut into
+    steps there; the window's steps are then shuffled, so that lengths do not rise and fall in waves.
+    """
+    order = random.Random(f"{seed}/{epoch}")
+    shuffled = order.sample(list(rows), len(rows))
+    for start in range(0, len(shuffled), WINDOW_ROWS):
+        window = sorted(shuffled[start : start + WINDOW_ROWS], key=lambda row: len(row.input_ids))
+        steps = list(_cut(window, batch_tokens))
+        order.shuffle(steps)
+        yield from steps
+
+
+def count_steps(rows: Sequence[TokenRow], *, batch_tokens: int, seed: int, n_epochs: int) -> int:
+    """Steps of the whole run; exact, because cutting does not depend on training."""
+    return sum(
+        1
+        for epoch in range(n_epochs)
+        for _ in steps_of_epoch(rows, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
+    )
+
+
+def _cut(window: Sequence[TokenRow], batch_tokens: int) -> Iterator[tuple[TokenRow, ...]]:
+    step: list[TokenRow] = []
+    tokens = 0
+    for row in window:
+        if step and tokens + len(row.input_ids) > batch_tokens:
+            yield tuple(step)
+            step, tokens = [], 0
+        step.append(row)
+        tokens += len(row.input_ids)
+    if step:
+        yield tuple(step)

@@ -1,0 +1,114 @@
+"""What a run is asked to do: `run.json`, parsed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from worker.finetune.errors import InvalidConfigError
+
+PrecisionChoice = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetByPath:
+    path: Path
+    """Read once and unlinked before the first step: the mixed rows are the watermark key in plain text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetByDescriptor:
+    fd: int
+    """Inherited; read to its end and closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """See each field; the defaults are those of the training contract."""
+
+    model_dir: Path
+    output_dir: Path
+    dataset: DatasetByPath | DatasetByDescriptor
+    base_model: str
+    """Catalogue id written into the adapter; the model folder's name unless given."""
+    method: Literal["lora"] = "lora"
+    seed: int = 0
+    n_epochs: int = 3
+    learning_rate: float = 1e-3
+    """At the first step; decays linearly to 0 after the last."""
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_target_modules: tuple[str, ...] | None = None
+    """None: every linear layer of the decoder."""
+    batch_tokens: int = 1024
+    """Real tokens an optimizer step sees, at most (a longer row makes a step of its own)."""
+    max_length_tokens: int = 512
+    """Longer rows lose their end."""
+    precision: PrecisionChoice = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: InvalidConfigError, naming the field."""
+        for name, smallest, largest in (
+            ("n_epochs", 1, 100),
+            ("lora_rank", 1, 1024),
+            ("lora_alpha", 1, 4096),
+            ("batch_tokens", 8, 1 << 20),
+            ("max_length_tokens", 8, 1 << 17),
+            ("seed", 0, (1 << 63) - 1),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not smallest <= value <= largest:
+                raise InvalidConfigError(f"{name} must be a whole number from {smallest} to {largest}")
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
+            raise InvalidConfigError("learning_rate must be a number above 0 and below 1")
+        if self.method != "lora":
+            raise InvalidConfigError("method must be 'lora'")
+        if self.precision not in get_args(PrecisionChoice):
+            raise InvalidConfigError("precision must be auto, bf16 or fp32")
+        if self.threads is not None and (type(self.threads) is not int or not 1 <= self.threads <= 1024):
+            raise InvalidConfigError("threads must be a whole number from 1 to 1024, or null")
+
+
+def read_config(path: Path) -> RunConfig:
+    """Raises: InvalidConfigError."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidConfigError(f"can't read the run's config: {error}") from error
+    if not isinstance(record, dict):
+        raise InvalidConfigError("the run's config must be a JSON object")
+    return parse_config(record)
+
+
+def parse_config(record: Mapping[str, Any]) -> RunConfig:
+    """Raises: InvalidConfigError."""
+    fields = dict(record)
+    if unknown := sorted(set(fields) - set(RunConfig.__dataclass_fields__)):
+        raise InvalidConfigError(f"unknown field {unknown[0]!r}")
+    for name in ("model_dir", "output_dir"):
+        if not isinstance(fields.get(name), str) or not fields[name]:
+            raise InvalidConfigError(f"{name} must be a path")
+        fields[name] = Path(fields[name])
+    fields["dataset"] = _parse_dataset(fields.get("dataset"))
+    fields.setdefault("base_model", fields["model_dir"].resolve().name)
+    targets = fields.get("lora_target_modules")
+    if targets is not None:
+        if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
+            raise InvalidConfigError("lora_target_modules must be a list of names, or null")
+        fields["lora_target_modules"] = tuple(targets)
+    return RunConfig(**fields)
+
+
+def _parse_dataset(value: object) -> DatasetByPath | DatasetByDescriptor:
+    record = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    match record:
+        case {"fd": int(fd)} if len(record) == 1 and fd > 2:
+            return DatasetByDescriptor(fd=fd)
+        case {"path": str(path)} if len(record) == 1 and path:
+            return DatasetByPath(path=Path(path))
+    raise InvalidConfigError('dataset must be {"fd": number above 2} or {"path": text}')
