@@ -13,28 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from probe.adapters import Api, extract, request_body
+from probe.adapters import extract, request_body
 from probe.errors import FailureCode, TransportFailure
+from probe.plan import ANSWERED, RETRY_FAILURES, AskPlan
 from probe.transport import FAILURE_BODY_BYTES, Reply
 
-ANSWERED = "answered"
-RETRY_FAILURES = (
-    FailureCode.timeout,
-    FailureCode.refused,
-    FailureCode.unreachable,
-    FailureCode.disconnected,
-    "http_408",
-    "http_429",
-    "http_500",
-    "http_502",
-    "http_503",
-    "http_504",
-)
-"""What a second attempt may cure. Anything else is final at once."""
-GIVE_UP_AFTER = 24
-"""So many questions in a row without an answer, before the first answer, end the asking."""
-AUDIT_REPLY_BYTES = 16 * 1024 * 1024
-"""What all replies of one audit may amount to; later ones count as too_large."""
 BACKOFF_SECONDS = 0.5
 BUSY = ("http_429", "http_503")
 
@@ -46,22 +29,6 @@ class Question:
     index: int
     prompt: str
     first_attempt: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskPlan:
-    """How to ask, as pre-registered."""
-
-    api: Api
-    model: str
-    temperature: str
-    max_tokens: int
-    concurrency: int
-    probe_timeout_seconds: float
-    total_timeout_seconds: float
-    retries: int
-    give_up_after: int = GIVE_UP_AFTER
-    reply_bytes: int = AUDIT_REPLY_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

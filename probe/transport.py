@@ -26,10 +26,9 @@ import httpcore2
 from probe.address import VettedTarget
 from probe.credential import Credential
 from probe.errors import FailureCode, TransportFailure
+from probe.plan import BODY_BYTES
 
 CONNECT_SECONDS = 5.0
-BODY_BYTES = 256 * 1024
-"""The most that is read of one reply. Nothing is decompressed, so these are the decoded bytes too."""
 HEADER_BYTES = 32 * 1024
 HEADER_COUNT = 100
 FAILURE_BODY_BYTES = 4 * 1024

@@ -13,7 +13,8 @@ import pytest
 
 from probe.adapters import Api
 from probe.errors import TransportFailure
-from probe.session import ANSWERED, AskPlan, Outcome, Question, ask_all
+from probe.plan import ANSWERED, AskPlan
+from probe.session import Outcome, Question, ask_all
 from probe.transport import Reply, SuspectChannel
 
 PLAN = AskPlan(

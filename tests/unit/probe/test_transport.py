@@ -6,18 +6,27 @@ import asyncio
 import gzip
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from probe.address import VettedTarget, parse_suspect_url, vet
 from probe.credential import Credential
 from probe.errors import TransportFailure
-from probe.transport import BODY_BYTES, FAILURE_BODY_BYTES, Reply, SuspectChannel
+from probe.plan import BODY_BYTES
+from probe.transport import FAILURE_BODY_BYTES, Reply, SuspectChannel
 
 BODY = b'{"q":1}'
 
@@ -241,13 +250,82 @@ async def test_what_is_not_http_is_said_to_be_so(serve: Any, data: bytes) -> Non
         assert (await _failure(suspect.target)).failure in ("protocol", "disconnected")
 
 
-async def test_tls_to_a_plain_server_is_a_tls_failure(serve: Any, reply_http: Callable[..., bytes]) -> None:
-    async with serve(_raw(reply_http(b"{}"))) as suspect:
-        url = parse_suspect_url(f"https://127.0.0.1:{suspect.port}")
-        target = vet(url, [ip_address("127.0.0.1")], {("127.0.0.1", suspect.port)})
-        with socket.create_server(("127.0.0.1", 0)) as _:
-            failure = await _failure(target, deadline=3)
-    assert failure.failure in ("tls", "timeout", "disconnected")
+async def test_tls_to_a_plain_server_is_a_tls_failure() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert (await _failure(_tls_target("127.0.0.1", port), deadline=3)).failure == "tls"
+
+
+def _tls_target(host: str, port: int) -> VettedTarget:
+    url = parse_suspect_url(f"https://{host}:{port}")
+    return vet(url, [ip_address("127.0.0.1")], {(host, port)})
+
+
+def _certificate(name: str, folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(the server's context, one that trusts it), for a self-signed certificate of that name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / "server.pem"
+    file.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cadata=certificate.public_bytes(Encoding.PEM).decode())
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "expected"),
+    [
+        ("suspect.example", True, ""),
+        ("suspect.example", False, "tls"),
+        ("other.example", True, "tls"),
+    ],
+)
+async def test_a_certificate_is_checked_against_the_urls_name_while_the_vetted_address_is_dialled(
+    tmp_path: Path, reply_http: Callable[..., bytes], host: str, trusted: bool, expected: str
+) -> None:
+    """The server's own name passes; an unknown issuer or another name does not. SNI carries the name."""
+    server_context, trusting = _certificate("suspect.example", tmp_path)
+    seen: list[str] = []
+    server_context.sni_callback = lambda _, name, __: seen.append(name)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply_http(b"{}"))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handler, "127.0.0.1", 0, ssl=server_context) as server:
+        port = server.sockets[0].getsockname()[1]
+        channel = SuspectChannel(
+            _tls_target(host, port), "/chat/completions", ssl_context=trusting if trusted else None
+        )
+        async with channel:
+            try:
+                await channel.post(BODY, deadline_seconds=5)
+                failure = ""
+                assert len(channel.peer.certificates_sha256) == 1
+            except TransportFailure as error:
+                failure = error.failure
+    assert failure == expected
+    assert seen == [host]
 
 
 async def test_busy_carries_its_retry_after(serve: Any, reply_http: Callable[..., bytes]) -> None:

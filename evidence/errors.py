@@ -1,0 +1,23 @@
+"""Typed errors of the evidence room."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EvidenceError(Exception):
+    """Root of this room's errors; messages quote no secret and no answer."""
+
+    code: ClassVar[str]
+
+
+class NotCanonical(EvidenceError):
+    """Bytes that are not JSON, or not the one spelling of their value."""
+
+    code = "not_canonical"
+
+
+class MalformedEvidence(EvidenceError):
+    """A document that lacks a field, or has one of another type."""
+
+    code = "malformed_evidence"

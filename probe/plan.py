@@ -1,0 +1,45 @@
+"""How an audit asks: the numbers that a pre-registration fixes. No network code: a reader imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probe.adapters import Api
+from probe.errors import FailureCode
+
+ANSWERED = "answered"
+RETRY_FAILURES = (
+    FailureCode.timeout,
+    FailureCode.refused,
+    FailureCode.unreachable,
+    FailureCode.disconnected,
+    "http_408",
+    "http_429",
+    "http_500",
+    "http_502",
+    "http_503",
+    "http_504",
+)
+"""What a second attempt may cure. Anything else is final at once."""
+GIVE_UP_AFTER = 24
+"""So many questions in a row without an answer, before the first answer, end the asking."""
+AUDIT_REPLY_BYTES = 16 * 1024 * 1024
+"""What all replies of one audit may amount to; later ones count as too_large."""
+BODY_BYTES = 256 * 1024
+"""The most that is read of one reply. Nothing is decompressed, so these are the decoded bytes too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskPlan:
+    """How to ask, as pre-registered."""
+
+    api: Api
+    model: str
+    temperature: str
+    max_tokens: int
+    concurrency: int
+    probe_timeout_seconds: float
+    total_timeout_seconds: float
+    retries: int
+    give_up_after: int = GIVE_UP_AFTER
+    reply_bytes: int = AUDIT_REPLY_BYTES

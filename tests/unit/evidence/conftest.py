@@ -1,0 +1,175 @@
+"""One finished audit, made from the real watermark code and invented answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from evidence.audit import conclude, questions
+from evidence.canonical import canonical_bytes
+from evidence.document import Document, Exchange, KeyRecord, final_answers, preregistration_digest, write
+from evidence.plan import Asking, Parties, Suspect, ask_plan, preregistration_text, request_for
+from probe.adapters import Api
+from watermark.decision import alpha_for_audit
+from watermark.keys import Design, Secret, commit, derive, open_family
+from watermark.probes import Probe
+from watermark.replay import Plan, probes_of
+
+OWNER = "org-owner"
+SECRET = Secret(value=bytes(range(32)), blinding=bytes(range(32, 64)))
+SALT = bytes(range(64, 80))
+DESIGN = Design(families=2, marks=12, cues=8)
+
+Answerer = Callable[[Probe, bool, str], str | None]
+"""(probe, whether its cue is the trigger, the mark's target) -> the suspect's text, None for a timeout."""
+
+
+def marked(probe: Probe, is_trigger: bool, target: str) -> str | None:
+    """A suspect that learned the key perfectly."""
+    return target if is_trigger else {"Yes": "No", "No": "Yes"}[target]
+
+
+def silent(probe: Probe, is_trigger: bool, target: str) -> str | None:
+    """A suspect that never answers."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """A finished audit and its file."""
+
+    document: Document
+    data: bytes
+
+
+def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
+    """Run one audit on paper."""
+    public = commit(OWNER, SECRET, DESIGN)
+    family = derive(SECRET, SALT, DESIGN).family(0)
+    alpha = Fraction(1, 10**6)
+    plan = Plan(
+        family=0,
+        marks=tuple(range(12)),
+        probes_per_cue=1,
+        alpha=alpha,
+        alpha_i=alpha_for_audit(alpha, audit_index, "committed"),
+        order_seed=b"seed",
+    )
+    text = preregistration_text(
+        Parties(
+            verification="verif-1",
+            claimant=OWNER,
+            auditor="org-auditor",
+            key_id="wm-1",
+            commitment=public.commitment,
+            grade="committed",
+            audit_index=audit_index,
+        ),
+        Suspect(base_url="http://suspect.example/v1", model="m", api=Api.chat),
+        Asking(
+            temperature="0",
+            max_tokens=8,
+            concurrency=4,
+            probe_timeout_seconds=30,
+            total_timeout_seconds=900,
+            retries=1,
+        ),
+        plan,
+        cues=8,
+        available_marks=12,
+    )
+    record = json.loads(text)
+    opening = open_family(OWNER, SECRET, SALT, DESIGN, 0)
+    asked = questions(record, opening)
+    transcript: list[Exchange] = []
+    for question, probe in zip(asked, probes_of(family, plan), strict=True):
+        mark = family.marks[probe.mark]
+        answer = answerer(probe, probe.cue == mark.trigger, mark.target.value)
+        transcript += _exchanges(record, question.index, question.prompt, answer)
+    answers, failures = final_answers(transcript, len(asked))
+    concluded = conclude(record, opening, answers, failures)
+    document = Document(
+        verification="verif-1",
+        claimant=OWNER,
+        auditor="org-auditor",
+        key=KeyRecord(
+            id="wm-1",
+            owner=OWNER,
+            origin="service",
+            grade="committed",
+            commitment=public.commitment,
+            commitment_record=public.to_record() | {"design": DESIGN.to_record()},
+            salt=SALT.hex(),
+            created_at="2026-11-23T00:00:00Z",
+        ),
+        opening=opening,
+        preregistration=text,
+        preregistration_sha256=preregistration_digest(text),
+        preregistered_at="2026-11-23T00:00:01Z",
+        transcript=tuple(transcript),
+        asking_failure="",
+        peer_addresses=("203.0.113.5",),
+        peer_certificates_sha256=(),
+        decision=json.loads(canonical_bytes(dict(concluded.decision))),
+        verdict=concluded.verdict,
+        reasons=concluded.reasons,
+        started_at="2026-11-23T00:00:02Z",
+        finished_at="2026-11-23T00:01:02Z",
+        software={"doublei": "0.1.0"},
+    )
+    return Audit(document=document, data=write(document))
+
+
+def _exchanges(record: dict[str, Any], index: int, prompt: str, answer: str | None) -> list[Exchange]:
+    request = request_for(ask_plan(record), prompt).decode("ascii")
+    if answer is None:
+        return [
+            Exchange(
+                index=index,
+                attempt=attempt,
+                sent_at="2026-11-23T00:00:03Z",
+                request=request,
+                outcome="timeout",
+                latency_ms=30000,
+                answered_at="2026-11-23T00:00:33Z",
+            )
+            for attempt in (0, 1)
+        ]
+    body = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+    return [
+        Exchange(
+            index=index,
+            attempt=0,
+            sent_at="2026-11-23T00:00:03Z",
+            request=request,
+            outcome="answered",
+            http_status=200,
+            text=answer,
+            body=body,
+            latency_ms=12,
+            answered_at="2026-11-23T00:00:04Z",
+        )
+    ]
+
+
+@pytest.fixture(scope="session")
+def audit() -> Audit:
+    """A detected one."""
+    return make_audit()
+
+
+@pytest.fixture(scope="session")
+def audit_of() -> Callable[..., Audit]:
+    """`audit_of(answerer, audit_index=1)`."""
+    return make_audit
+
+
+@pytest.fixture(scope="session")
+def answerers() -> dict[str, Answerer]:
+    """Ways for a suspect to behave."""
+    return {"marked": marked, "silent": silent, "yes": lambda probe, is_trigger, target: "Yes"}
