@@ -11,7 +11,7 @@ import httpx2
 import structlog
 from fastapi import FastAPI
 
-from service.api import accounts, errors, files, health
+from service.api import accounts, errors, files, health, jobs, watermarks
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
@@ -24,7 +24,7 @@ UPLOAD_OVERHEAD_BYTES = 64 * 1024
 SERVING_TIMEOUT_SECONDS = 600.0
 SERVING_CONNECT_SECONDS = 5.0
 
-ROUTERS = (health.router, accounts.router, files.router)
+ROUTERS = (health.router, accounts.router, files.router, watermarks.router, jobs.router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

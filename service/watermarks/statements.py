@@ -1,0 +1,134 @@
+"""SQL of watermark keys and grants."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from service.db.models import Grant, Job, Preregistration, Verification, WatermarkKey
+from service.db.paging import page_after
+from service.jobs.lifecycle import TERMINAL as JOB_TERMINAL
+from service.verifications.lifecycle import TERMINAL as VERIFICATION_TERMINAL
+
+SALTED_ORIGINS = ("service", "imported")
+
+
+def _usable() -> ColumnElement[bool]:
+    """Not deleted, and finished: a crash between commitment and salt leaves a key nobody can use."""
+    return and_(
+        WatermarkKey.deleted_at.is_(None),
+        or_(WatermarkKey.salt.is_not(None), WatermarkKey.origin.not_in(SALTED_ORIGINS)),
+    )
+
+
+def is_live() -> ColumnElement[bool]:
+    """Neither revoked nor expired, by the database's clock."""
+    return and_(Grant.revoked_at.is_(None), Grant.expires_at > func.clock_timestamp())
+
+
+def owned(key_id: str, organization_id: str) -> Select[WatermarkKey]:
+    """A key that is the organization's own."""
+    return select(WatermarkKey).where(
+        WatermarkKey.id == key_id, WatermarkKey.organization_id == organization_id, _usable()
+    )
+
+
+def visible(key_id: str, organization_id: str) -> Select[WatermarkKey]:
+    """A key that is the organization's own, or that it holds a live grant for."""
+    return select(WatermarkKey).where(WatermarkKey.id == key_id, _usable(), _may_see(organization_id))
+
+
+def page(organization_id: str, *, after: str | None, limit: int) -> Select[WatermarkKey]:
+    """A page of the keys that an organization may see, newest first."""
+    statement = select(WatermarkKey).where(_usable(), _may_see(organization_id))
+    return page_after(statement, WatermarkKey.created_at, WatermarkKey.id, after=after, limit=limit)
+
+
+def _may_see(organization_id: str) -> ColumnElement[bool]:
+    granted = select(Grant.id).where(
+        Grant.key_id == WatermarkKey.id, Grant.auditor_id == organization_id, is_live()
+    )
+    return or_(WatermarkKey.organization_id == organization_id, granted.exists())
+
+
+def set_salt(key_id: str, salt: bytes) -> ReturningUpdate[bytes | None]:
+    """Salt a key that has none. A trigger refuses it in the transaction that made the commitment."""
+    return (
+        update(WatermarkKey)
+        .where(WatermarkKey.id == key_id, WatermarkKey.salt.is_(None))
+        .values(salt=salt)
+        .returning(WatermarkKey.salt)
+    )
+
+
+def lock(key_id: str, organization_id: str) -> Select[WatermarkKey]:
+    """An own key, held until the transaction ends: nobody starts a job with it meanwhile."""
+    return owned(key_id, organization_id).with_for_update()
+
+
+def unfinished_users(key_id: str) -> Select[str]:
+    """Jobs and verifications that still need the secret."""
+    jobs = select(Job.id).where(Job.watermark_key_id == key_id, Job.status.not_in(sorted(JOB_TERMINAL)))
+    verifications = select(Verification.id).where(
+        Verification.key_id == key_id, Verification.status.not_in(sorted(VERIFICATION_TERMINAL))
+    )
+    users = jobs.union_all(verifications).subquery()
+    return select(users.c.id).limit(5)
+
+
+def shred(key_id: str) -> ReturningUpdate[str]:
+    """Hide a key and destroy its sealed secret. Its commitment stays: evidence may point at it."""
+    return (
+        update(WatermarkKey)
+        .where(WatermarkKey.id == key_id)
+        .values(deleted_at=func.clock_timestamp(), sealed_secret=b"")
+        .returning(WatermarkKey.id)
+    )
+
+
+def revoke_grants_of(key_id: str) -> ReturningUpdate[str]:
+    """End every live grant of a key."""
+    return (
+        update(Grant)
+        .where(Grant.key_id == key_id, Grant.revoked_at.is_(None))
+        .values(revoked_at=func.clock_timestamp())
+        .returning(Grant.id)
+    )
+
+
+def families_used(key_ids: list[str]) -> Select[str, int]:
+    """For each key that was ever audited: how many of its families an audit has asked about."""
+    family = func.coalesce(Verification.plan["family"].astext, "0")
+    return (
+        select(Preregistration.key_id, func.count(distinct(family)))
+        .join(Verification, Verification.id == Preregistration.verification_id)
+        .where(Preregistration.key_id.in_(key_ids))
+        .group_by(Preregistration.key_id)
+    )
+
+
+def add_grant(values: dict[str, Any], expires_in: timedelta) -> ReturningInsert[Grant]:
+    """A grant that expires by the database's clock."""
+    return insert(Grant).values(expires_at=func.clock_timestamp() + expires_in, **values).returning(Grant)
+
+
+def grants(key_id: str, *, auditor_id: str | None, after: str | None, limit: int) -> Select[Grant]:
+    """A page of a key's grants, or of those to one auditor, newest first."""
+    statement = select(Grant).where(Grant.key_id == key_id)
+    if auditor_id is not None:
+        statement = statement.where(Grant.auditor_id == auditor_id)
+    return page_after(statement, Grant.created_at, Grant.id, after=after, limit=limit)
+
+
+def revoke_grant(grant_id: str, key_id: str) -> ReturningUpdate[str]:
+    """End a grant; revoking twice keeps the first time."""
+    return (
+        update(Grant)
+        .where(Grant.id == grant_id, Grant.key_id == key_id)
+        .values(revoked_at=func.coalesce(Grant.revoked_at, func.clock_timestamp()))
+        .returning(Grant.id)
+    )

@@ -1,0 +1,171 @@
+"""Use cases of watermark keys and grants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.accounts import statements as account_statements
+from service.accounts.principal import Role
+from service.db.models import Grant, WatermarkKey
+from service.errors import Conflict, InvalidRequest, NotFound
+from service.ids import new_id
+from service.sealing import Sealer
+from service.watermarks import hosts, statements
+from service.watermarks.secrets import DrawnSecret, KeySecret, seal
+
+SALT_BYTES = 32
+
+
+class KeyInUse(Conflict):
+    """A job or a verification still needs the secret."""
+
+    code = "watermark_in_use"
+
+
+async def create(
+    session: AsyncSession,
+    sealer: Sealer,
+    secret: KeySecret,
+    *,
+    organization_id: str,
+    name: str,
+    origin: str,
+    grade: str,
+) -> WatermarkKey:
+    """Commit to a key, then salt it.
+
+    Two transactions, on purpose: the commitment must be durable before the salt exists, or the key could
+    have been chosen to fit the salt. This is the one place in the service that commits in the middle of a
+    request; the database refuses a salt in the transaction that wrote the commitment. A crash in between
+    leaves a key without a salt, whose secret nobody was shown; no statement ever finds it.
+    """
+    key_id = new_id("wm")
+    committed = secret.commit(organization_id)
+    row = WatermarkKey(
+        id=key_id,
+        organization_id=organization_id,
+        name=name,
+        origin=origin,
+        grade=grade,
+        commitment=committed.commitment,
+        commitment_record=committed.to_record() | {"design": secret.public_design()},
+        salt=None,
+        sealed_secret=seal(sealer, secret, owner_id=organization_id, key_id=key_id),
+    )
+    session.add(row)
+    await session.commit()
+    if isinstance(secret, DrawnSecret):
+        await session.execute(statements.set_salt(key_id, os.urandom(SALT_BYTES)))
+    await session.refresh(row)
+    return row
+
+
+async def get(session: AsyncSession, key_id: str, *, organization_id: str) -> WatermarkKey:
+    """A key's public side, for its owner or an auditor with a live grant.
+
+    Raises:
+        NotFound: there is none, or it is neither.
+    """
+    return _found((await session.scalars(statements.visible(key_id, organization_id))).one_or_none(), key_id)
+
+
+async def get_owned(session: AsyncSession, key_id: str, *, organization_id: str) -> WatermarkKey:
+    """A key of the organization's own.
+
+    Raises:
+        NotFound: there is none.
+    """
+    return _found((await session.scalars(statements.owned(key_id, organization_id))).one_or_none(), key_id)
+
+
+async def families_used(session: AsyncSession, rows: Sequence[WatermarkKey]) -> dict[str, int]:
+    """How many families of each key were asked about so far; those are burned."""
+    if not rows:
+        return {}
+    counted = await session.execute(statements.families_used([row.id for row in rows]))
+    return {counts[0]: counts[1] for counts in counted}
+
+
+async def delete(session: AsyncSession, key_id: str, *, organization_id: str) -> None:
+    """Destroy the sealed secret and end the grants. Commitment and evidence stay.
+
+    Raises:
+        NotFound: there is no such own key.
+        KeyInUse: an unfinished job or verification needs it.
+    """
+    row = (await session.scalars(statements.lock(key_id, organization_id))).one_or_none()
+    _found(row, key_id)
+    users = (await session.scalars(statements.unfinished_users(key_id))).all()
+    if users:
+        raise KeyInUse(f"{key_id} is in use by {', '.join(users)}; cancel them or wait", param="id")
+    await session.execute(statements.revoke_grants_of(key_id))
+    await session.execute(statements.shred(key_id))
+
+
+async def grant(
+    session: AsyncSession,
+    key_id: str,
+    *,
+    organization_id: str,
+    auditor_id: str,
+    suspect_hosts: Sequence[str],
+    probe_budget: int,
+    expires_in_seconds: int,
+) -> Grant:
+    """Let an auditor ask the named hosts with this key, so many questions, until then.
+
+    Raises:
+        NotFound: the key is not the caller's, or there is no such auditor.
+        InvalidHost: a host is not host:port.
+        InvalidRequest: the key is one of the paper's presets, which no audit uses.
+    """
+    row = await get_owned(session, key_id, organization_id=organization_id)
+    if row.origin == "preset":
+        raise InvalidRequest("a preset of the paper is a research baseline; no audit uses it", param="id")
+    auditor = (
+        await session.scalars(account_statements.organization(auditor_id, role=Role.auditor.value))
+    ).one_or_none()
+    if auditor is None:
+        raise NotFound(f"no auditor {auditor_id!r}", param="auditor", code="auditor_not_found")
+    values = {
+        "id": new_id("grant"),
+        "key_id": key_id,
+        "auditor_id": auditor.id,
+        "suspect_hosts": _normalised(suspect_hosts),
+        "probe_budget": probe_budget,
+    }
+    added = await session.execute(statements.add_grant(values, timedelta(seconds=expires_in_seconds)))
+    return added.scalar_one()
+
+
+async def revoke(session: AsyncSession, key_id: str, grant_id: str, *, organization_id: str) -> None:
+    """End a grant now.
+
+    Raises:
+        NotFound: the key is not the caller's, or has no such grant.
+    """
+    await get_owned(session, key_id, organization_id=organization_id)
+    if (await session.execute(statements.revoke_grant(grant_id, key_id))).scalar_one_or_none() is None:
+        raise NotFound(f"No such grant: {grant_id}", param="grant_id", code="grant_not_found")
+
+
+def _normalised(texts: Sequence[str]) -> list[str]:
+    result: list[str] = []
+    for index, text in enumerate(texts):
+        try:
+            host = hosts.normalise(text)
+        except hosts.InvalidHost as error:
+            raise hosts.InvalidHost(error.message, param=f"suspect_hosts[{index}]") from None
+        if host not in result:
+            result.append(host)
+    return result
+
+
+def _found(row: WatermarkKey | None, key_id: str) -> WatermarkKey:
+    if row is None:
+        raise NotFound(f"No such watermark: {key_id}", param="id", code="watermark_not_found")
+    return row
