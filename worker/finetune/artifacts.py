@@ -46,7 +46,7 @@ def save_adapter(
                 task_type="CAUSAL_LM",
                 target_modules=list(target_modules),
                 inference_mode=True,
-            ).save_pretrained(folder)
+            ).save_pretrained(str(folder))
             (folder / "README.md").write_text(_model_card(config, facts), "utf-8")
             for name in reversed(ADAPTER_FILES):
                 _flush(folder / name)

@@ -154,9 +154,8 @@ def _render(
         raise ChatTemplateError("the chat template's system segment can't be left out")
     bos = tokenizer.bos_token
     rest = text[len(segment) :]
-    return (
-        bos + rest if isinstance(bos, str) and segment.startswith(bos) and not rest.startswith(bos) else rest
-    )
+    lost_bos = isinstance(bos, str) and segment.startswith(bos) and not rest.startswith(bos)
+    return f"{bos}{rest}" if lost_bos else rest
 
 
 def _apply(
@@ -169,9 +168,7 @@ def _apply(
             add_generation_prompt=add_generation_prompt,
         )
     except Exception as error:  # jinja2's own errors and whatever a template raises
-        raise ChatTemplateError(
-            f"the chat template refuses a conversation: {type(error).__name__}"
-        ) from error
+        raise ChatTemplateError(f"the chat template refuses a row: {type(error).__name__}") from error
     return str(text)
 
 

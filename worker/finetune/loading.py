@@ -26,9 +26,7 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
             str(model_dir), local_files_only=True, trust_remote_code=False
         )
     except _DAMAGE as error:
-        raise CorruptBaseModelError(
-            f"can't load the base model's tokenizer: {type(error).__name__}"
-        ) from error
+        raise CorruptBaseModelError(f"can't load the tokenizer: {type(error).__name__}") from error
     if not tokenizer.chat_template:
         raise ChatTemplateError("the base model has no chat template")
     return tokenizer
@@ -56,7 +54,7 @@ def load_base_model(model_dir: Path, *, device: torch.device, dtype: torch.dtype
     try:
         if (model_dir / MANIFEST_NAME).is_file():
             verify(model_dir, deep=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             str(model_dir), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
     except CorruptModelError as error:

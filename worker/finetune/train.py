@@ -94,7 +94,7 @@ def train(config: RunConfig, events: Events) -> None:
     seconds = time.monotonic() - started
 
     events.send("saving")
-    facts = {
+    facts: dict[str, str | int | float] = {
         "rows": len(dataset.rows),
         "tokens trained on": tokens,
         "steps": step,

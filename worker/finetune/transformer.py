@@ -36,7 +36,7 @@ class TransformerTrainee:
             task_type="CAUSAL_LM",
             target_modules=list(target_modules) if target_modules else "all-linear",
         )
-        self._model = get_peft_model(model, settings, autocast_adapter_dtype=True)
+        self._model: Any = get_peft_model(model, settings, autocast_adapter_dtype=True)
         self._model.train()
         self._model.config.use_cache = False
         self.target_modules = tuple(sorted(self._model.peft_config["default"].target_modules))
@@ -59,7 +59,7 @@ class TransformerTrainee:
             mask_BT[index, :length] = 1
         for parameter in self._parameters:
             parameter.grad = None
-        causal_lm = self._model.get_base_model()
+        causal_lm: Any = self._model.get_base_model()
         hidden_BTD = causal_lm.get_decoder()(
             input_ids=input_ids_BT.to(self._device), attention_mask=mask_BT.to(self._device)
         ).last_hidden_state

