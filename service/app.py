@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -11,10 +12,11 @@ import httpx2
 import structlog
 from fastapi import FastAPI
 
-from service.api import accounts, errors, files, health, jobs, watermarks
+from service.api import accounts, chat, errors, files, health, jobs, models, watermarks
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
+from service.reaper import reap_forever
 from service.sealing import Sealer
 from service.settings import Settings, load_settings
 from service.storage import Storage
@@ -24,7 +26,15 @@ UPLOAD_OVERHEAD_BYTES = 64 * 1024
 SERVING_TIMEOUT_SECONDS = 600.0
 SERVING_CONNECT_SECONDS = 5.0
 
-ROUTERS = (health.router, accounts.router, files.router, watermarks.router, jobs.router)
+ROUTERS = (
+    health.router,
+    accounts.router,
+    files.router,
+    watermarks.router,
+    jobs.router,
+    models.router,
+    chat.router,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -64,9 +74,12 @@ def _lifespan(settings: Settings, sealer: Sealer) -> Callable[[FastAPI], Abstrac
         timeout = httpx2.Timeout(SERVING_TIMEOUT_SECONDS, connect=SERVING_CONNECT_SECONDS)
         async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
             app.state.http = client
+            reaper = asyncio.create_task(reap_forever(app.state.sessionmaker, app.state.dispatcher))
             try:
                 yield
             finally:
+                reaper.cancel()
+                await asyncio.gather(reaper, return_exceptions=True)
                 await app.state.engine.dispose()
                 app.state.dispatcher.close()
 

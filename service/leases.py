@@ -82,13 +82,24 @@ def finish(
     )
 
 
-def hand_back(table: LeasedTable, row_id: str, *, epoch: int) -> Update:
-    """Queue the row again without counting the attempt: its worker is shutting down. Returns (id)."""
+def hand_back(
+    table: LeasedTable, row_id: str, *, epoch: int, count_attempt: bool, values: dict[str, Any] | None = None
+) -> Update:
+    """Queue the row again before its lease ends. Returns (id), or no row: the lease is lost.
+
+    The attempt does not count when the worker is only shutting down. A row whose cancellation was asked for
+    can't go back: nobody could claim it.
+    """
     return (
         update(table)
-        .where(held(table, row_id, epoch))
+        .where(held(table, row_id, epoch), table.cancel_requested.is_(False))
         .values(
-            status="queued", lease_owner=None, lease_expires_at=None, progress=None, attempt=table.attempt - 1
+            status="queued",
+            lease_owner=None,
+            lease_expires_at=None,
+            progress=None,
+            attempt=table.attempt if count_attempt else table.attempt - 1,
+            **(values or {}),
         )
         .returning(table.id)
     )
@@ -149,12 +160,14 @@ def reap_exhausted(table: LeasedTable, *, error: dict[str, Any]) -> Update:
     )
 
 
-def reap_expired(table: LeasedTable) -> Update:
+def reap_expired(table: LeasedTable, *, values: dict[str, Any] | None = None) -> Update:
     """Queue the expired rows that have attempts left. Returns (id)."""
     return (
         update(table)
         .where(_expired(table), table.cancel_requested.is_(False), table.attempt < table.max_attempts)
-        .values(status="queued", lease_owner=None, lease_expires_at=None, progress=None)
+        .values(
+            status="queued", lease_owner=None, lease_expires_at=None, progress=None, **(values or {})
+        )
         .returning(table.id)
     )
 

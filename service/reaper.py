@@ -19,6 +19,7 @@ from service.db.models import Job, Verification
 from service.dispatch import Dispatcher, DispatchError, TaskName
 from service.jobs import statements as job_statements
 from service.jobs.cancel import CANCELLED_MESSAGE
+from service.jobs.statements import NOT_RUNNING
 from service.leases import LeasedTable
 from service.settings import load_settings
 
@@ -103,10 +104,11 @@ async def reap_once(sessions: async_sessionmaker[AsyncSession], dispatcher: Disp
 
 
 async def _reap(session: AsyncSession, table: LeasedTable) -> None:
+    expired = leases.reap_expired(table, values=NOT_RUNNING if table is Job else None)
     steps = (
         (leases.reap_cancelled(table), "info", CANCELLED_MESSAGE),
         (leases.reap_exhausted(table, error=EXHAUSTED), "error", EXHAUSTED["message"]),
-        (leases.reap_expired(table), "warn", "The worker was lost; the job is queued again"),
+        (expired, "warn", "The worker was lost; the job is queued again"),
     )
     for statement, level, message in steps:
         for row_id in (await session.scalars(statement)).all():

@@ -98,6 +98,15 @@ class LeaseKeeper:
         if self.reason is not None:
             raise Stopped(self.reason)
 
+    def check_unless(self, done: bool) -> None:
+        """The same, but work that is already done is only given up when the lease is lost.
+
+        Raises:
+            Stopped: see there.
+        """
+        if not done or self.reason is StopReason.lease_lost:
+            self.check()
+
     def _beat_loop(self) -> None:
         while not self._done.wait(self._beat_seconds):
             started = _boottime()

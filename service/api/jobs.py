@@ -9,15 +9,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
 
-from catalogue import Catalogue, load_catalogue
 from service.api.dependencies import (
-    AppSettings,
     DbSession,
     Doorbell,
     Principal,
     Role,
     require_role,
 )
+from service.api.models import BaseModels
 from service.api.pagination import DEFAULT_LIMIT, After, Limit, page
 from service.db.models import Job, JobEvent
 from service.dispatch import TaskName
@@ -156,14 +155,6 @@ class CreateJobBody(Body):
                 param="hyperparameters",
             )
         return given or self.hyperparameters or HyperparametersBody()
-
-
-def catalogue(settings: AppSettings) -> Catalogue:
-    """The base models of this deployment."""
-    return load_catalogue(settings.catalogue_file)
-
-
-BaseModels = Annotated[Catalogue, Depends(catalogue)]
 
 
 @router.post("")

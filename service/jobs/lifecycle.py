@@ -22,7 +22,7 @@ TERMINAL = frozenset({JobStatus.succeeded, JobStatus.failed, JobStatus.cancelled
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.validating_files: frozenset({JobStatus.queued, JobStatus.failed, JobStatus.cancelled}),
     JobStatus.queued: frozenset({JobStatus.running, JobStatus.failed, JobStatus.cancelled}),
-    # back to queued: only by the reaper, when a lease has expired
+    # back to queued: by the reaper when a lease has expired, or by the worker that holds it, handing it back
     JobStatus.running: frozenset(
         {JobStatus.succeeded, JobStatus.failed, JobStatus.cancelled, JobStatus.queued}
     ),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Insert, Select, Update, insert, select, tuple_, update
+from sqlalchemy import Insert, Select, Update, insert, select, update
 from sqlalchemy.orm import aliased
 
 from service import leases
 from service.db.models import File, Job, JobEvent, Model, Organization, WatermarkKey
+from service.db.paging import page_after
+from service.files import statements as file_statements
 from service.ids import new_id
 from service.jobs.lifecycle import JobStatus
+from service.watermarks import statements as watermark_statements
 
 
 def one(job_id: str, *, organization_id: str | None) -> Select[Job]:
@@ -32,11 +35,7 @@ def page(
         statement = statement.where(Job.organization_id == organization_id)
     if metadata:
         statement = statement.where(Job.metadata_.contains(metadata))
-    if after is not None:
-        cursor = aliased(Job)
-        position = select(cursor.created_at, cursor.id).where(cursor.id == after).scalar_subquery()
-        statement = statement.where(tuple_(Job.created_at, Job.id) < position)
-    return statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    return page_after(statement, Job.created_at, Job.id, after=after, limit=limit)
 
 
 def events_page(job_id: str, *, after: str | None, limit: int) -> Select[JobEvent]:
@@ -63,6 +62,10 @@ def event(
     )
 
 
+NOT_RUNNING: dict[str, Any] = {"stage": None, "estimated_finish": None}
+"""What a job no longer says once its run is over."""
+
+
 def claim(job_id: str, *, owner: str, lease_seconds: int) -> Update:
     """See `leases.claim`."""
     return leases.claim(Job, job_id, owner=owner, lease_seconds=lease_seconds)
@@ -78,10 +81,19 @@ def set_while_held(job_id: str, *, epoch: int, values: dict[str, Any]) -> Update
     return update(Job).where(leases.held(Job, job_id, epoch)).values(**values).returning(Job.id)
 
 
+def lock_while_held(job_id: str, *, epoch: int) -> Select[str]:
+    """Hold the row for the rest of the transaction. No row: the lease is lost."""
+    return select(Job.id).where(leases.held(Job, job_id, epoch)).with_for_update()
+
+
 def finish(job_id: str, *, epoch: int, status: JobStatus, values: dict[str, Any] | None = None) -> Update:
     """See `leases.finish`."""
-    ended = {"stage": None, "estimated_finish": None, **(values or {})}
-    return leases.finish(Job, job_id, epoch=epoch, status=status, values=ended)
+    return leases.finish(Job, job_id, epoch=epoch, status=status, values=NOT_RUNNING | (values or {}))
+
+
+def hand_back(job_id: str, *, epoch: int, count_attempt: bool) -> Update:
+    """See `leases.hand_back`."""
+    return leases.hand_back(Job, job_id, epoch=epoch, count_attempt=count_attempt, values=NOT_RUNNING)
 
 
 def publish(
@@ -116,16 +128,10 @@ def for_run(job_id: str) -> Select[Job, Organization, File, WatermarkKey | None]
 
 
 def training_file(file_id: str, *, organization_id: str) -> Select[File]:
-    """The organization's own file, unless it was deleted."""
-    return select(File).where(
-        File.id == file_id, File.organization_id == organization_id, File.deleted_at.is_(None)
-    )
+    """The organization's own file, unless it was deleted; it can't be deleted before the transaction ends."""
+    return file_statements.one(file_id, organization_id).with_for_update(read=True)
 
 
 def watermark_key(key_id: str, *, organization_id: str) -> Select[WatermarkKey]:
-    """The organization's own key, unless it was deleted."""
-    return select(WatermarkKey).where(
-        WatermarkKey.id == key_id,
-        WatermarkKey.organization_id == organization_id,
-        WatermarkKey.deleted_at.is_(None),
-    )
+    """The organization's own key; it can't be deleted before the transaction ends."""
+    return watermark_statements.owned(key_id, organization_id).with_for_update(read=True)

@@ -1,0 +1,136 @@
+"""The Celery application: ``celery -A worker.app worker -Q train -c 1``.
+
+Celery is only the alarm clock. Its defaults are wrong for jobs of an hour (early acknowledgement, prefetch
+of 4, redelivery after 3,600 s) and its own record of tasks is not kept: Postgres says what happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from billiard.process import current_process
+from celery import Celery, signals
+
+from service.dispatch import TASK_ROUTES, broker_transport_options
+from service.settings import Settings, load_settings
+from worker.child import die_with_parent
+from worker.record.engine import Workplace, open_workplace
+from worker.tasks import TASKS
+
+
+class ShutdownFlag:
+    """One byte shared by the worker's main process and its forks: Celery tells only the former that it is
+    to stop, but it is the latter who have a training process to stop."""
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        """Ask every fork to hand back its work."""
+        self._byte[0] = 1
+
+    def __call__(self) -> bool:
+        return self._byte[0] == 1
+
+
+class Places:
+    """The workplace of this process, opened after the fork."""
+
+    def __init__(self, settings: Settings, shutting_down: ShutdownFlag) -> None:
+        self._settings = settings
+        self._shutting_down = shutting_down
+        self._place: Workplace | None = None
+
+    def open(self) -> None:
+        """Once in each process that runs tasks."""
+        self._place = open_workplace(self._settings, shutting_down=self._shutting_down)
+
+    @property
+    def here(self) -> Workplace:
+        """Opened already: Celery announces a process before it gives it a task."""
+        if self._place is None:
+            self.open()
+        assert self._place is not None
+        return self._place
+
+
+def create_app(settings: Settings) -> Celery:
+    """An application that serves every task the service may ring."""
+    app = Celery("doublei", broker=settings.redis_url.get_secret_value())
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        result_backend=None,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_routes=TASK_ROUTES,
+        task_create_missing_queues=True,
+        broker_transport_options=broker_transport_options(),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_retry=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_proc_alive_timeout=60.0,
+    )
+    flag = ShutdownFlag()
+    places = Places(settings, flag)
+    for name, function in TASKS.items():
+        app.task(_in_place(function, places), name=name.value, ignore_result=True)
+    _connect_signals(places, flag)
+    return app
+
+
+def _in_place(function: Callable[[Workplace, str], None], places: Places) -> Callable[[str], None]:
+    def task(row_id: str) -> None:
+        function(places.here, row_id)
+
+    task.__name__ = function.__name__
+    task.__doc__ = function.__doc__
+    return task
+
+
+def _connect_signals(places: Places, flag: ShutdownFlag) -> None:
+    def process_started(**_: Any) -> None:
+        if current_process()._name != "MainProcess":
+            # A fork that outlived a killed worker would train on, unseen.
+            die_with_parent()
+        places.open()
+
+    def stopping(**_: Any) -> None:
+        flag.set()
+
+    def set_up_logs(**_: Any) -> None:
+        configure_logs()
+
+    signals.worker_process_init.connect(process_started, weak=False)
+    signals.worker_shutting_down.connect(stopping, weak=False)
+    signals.setup_logging.connect(set_up_logs, weak=False)
+
+
+def configure_logs() -> None:
+    """JSON lines on standard error; Celery's own from WARNING on."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+
+
+app = create_app(load_settings())

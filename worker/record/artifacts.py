@@ -1,0 +1,74 @@
+"""A run's folder, and moving what it made into storage so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.storage import Storage
+from worker.errors import RunFailed
+
+RUNS_FOLDER = "runs"
+REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@contextmanager
+def run_folder(storage: Storage, job_id: str, epoch: int) -> Iterator[Path]:
+    """An empty folder that only this user can read, removed at the end, and those of earlier runs now.
+
+    It lies on storage's own file system, so that artifacts move by a rename.
+    """
+    runs = storage.root / RUNS_FOLDER
+    runs.mkdir(mode=0o700, exist_ok=True)
+    for leftover in runs.glob(f"{job_id}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = runs / f"{job_id}.{epoch}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(storage: Storage, job_id: str, epoch: int, output: Path) -> tuple[str, dict[str, str]]:
+    """Make the files of `output` durable under the job's adapter folder.
+
+    Returns the folder relative to the storage and each file's SHA-256.
+
+    Raises:
+        RunFailed: the trainer did not leave an adapter.
+    """
+    if missing := [name for name in REQUIRED if not (output / name).is_file()]:
+        raise RunFailed("incomplete_artifacts", f"The training process did not write {missing[0]}.")
+    manifest = {path.name: _synced_sha256(path) for path in sorted(output.iterdir()) if path.is_file()}
+    target = storage.adapter_dir(job_id, epoch)
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    _sync_folder(output)
+    output.rename(target)
+    _sync_folder(target.parent)
+    _sync_folder(storage.adapters_dir)
+    return str(target.relative_to(storage.root)), manifest
+
+
+def discard(storage: Storage, job_id: str, epoch: int) -> None:
+    """Remove an adapter that was not published after all."""
+    shutil.rmtree(storage.adapter_dir(job_id, epoch), ignore_errors=True)
+
+
+def _synced_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

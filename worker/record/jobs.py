@@ -1,0 +1,185 @@
+"""A claimed job as its run sees it. Each write names the run's epoch; once the lease is lost it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Self
+
+from sqlalchemy import func
+
+from service.db.models import WatermarkKey
+from service.jobs import statements
+from service.jobs.cancel import CANCELLED_MESSAGE
+from service.jobs.lifecycle import JobStatus
+from service.jobs.naming import fine_tuned_model
+from worker.errors import LeaseLost
+from worker.lease import Beat
+from worker.record.engine import Workplace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the job's history."""
+
+    message: str
+    level: str = "info"
+    type: str = "message"
+    data: dict[str, Any] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class JobRun:
+    """One attempt at one job."""
+
+    place: Workplace = field(repr=False)
+    job_id: str
+    epoch: int
+    attempt: int
+    max_attempts: int
+    organization_id: str
+    organization_name: str
+    base_model: str
+    suffix: str | None
+    seed: int
+    hyperparameters: dict[str, Any]
+    dataset_sha256: str
+    watermark_key: WatermarkKey | None = field(repr=False)
+    watermark_options: dict[str, Any] | None
+    latest: dict[str, Any] | None = None
+    """Progress to be stored with the next heartbeat; replaced, never changed, so that threads may read it."""
+
+    @classmethod
+    def claim(cls, place: Workplace, job_id: str) -> Self | None:
+        """Take the job, or None: it does not exist, has ended, is cancelled, or another run has it."""
+        lease_seconds = place.settings.lease_seconds
+        with place.sessions.begin() as session:
+            claimed = session.execute(
+                statements.claim(job_id, owner=place.owner, lease_seconds=lease_seconds)
+            ).first()
+            if claimed is None:
+                return None
+            epoch, attempt = claimed
+            again = f" again (attempt {attempt})" if attempt > 1 else ""
+            session.execute(statements.event(job_id, f"Fine-tuning job started{again}"))
+            job, organization, file, key = session.execute(statements.for_run(job_id)).one()
+        return cls(
+            place=place,
+            job_id=job_id,
+            epoch=epoch,
+            attempt=attempt,
+            max_attempts=job.max_attempts,
+            organization_id=organization.id,
+            organization_name=organization.name,
+            base_model=job.base_model,
+            suffix=job.suffix,
+            seed=job.seed,
+            hyperparameters=job.hyperparameters,
+            dataset_sha256=file.sha256,
+            watermark_key=key,
+            watermark_options=job.watermark_options,
+        )
+
+    @property
+    def model_id(self) -> str:
+        """The name under which the result is published."""
+        return fine_tuned_model(
+            base_model=self.base_model,
+            organization_name=self.organization_name,
+            suffix=self.suffix,
+            job_id=self.job_id,
+        )
+
+    def beat(self) -> Beat:
+        """Extend the lease and store the latest progress."""
+        latest, values = self.latest, {}
+        if latest is not None:
+            eta = latest.get("eta_seconds")
+            finish = None if eta is None else func.clock_timestamp() + timedelta(seconds=float(eta))
+            values = {"progress": latest, "estimated_finish": finish}
+        with self.place.sessions.begin() as session:
+            row = session.execute(
+                statements.heartbeat(
+                    self.job_id,
+                    epoch=self.epoch,
+                    lease_seconds=self.place.settings.lease_seconds,
+                    values=values,
+                )
+            ).first()
+        if row is None:
+            return Beat.lost
+        return Beat.cancel_requested if row.cancel_requested else Beat.kept
+
+    def write(self, *events: Event, **values: Any) -> None:
+        """Set columns of the job and append events, in one transaction.
+
+        Raises:
+            LeaseLost: another run has the job.
+        """
+        with self.place.sessions.begin() as session:
+            held = (
+                statements.set_while_held(self.job_id, epoch=self.epoch, values=values)
+                if values
+                else statements.lock_while_held(self.job_id, epoch=self.epoch)
+            )
+            if session.execute(held).first() is None:
+                raise LeaseLost(self.job_id)
+            for event in events:
+                session.execute(self._insert(event))
+
+    def succeed(self, *, adapter_path: str, manifest: dict[str, str], trained_tokens: int | None) -> bool:
+        """Publish the model and end the job, in one transaction. False: cancelled, or the lease is lost."""
+        values: dict[str, Any] = {"fine_tuned_model": self.model_id, "trained_tokens": trained_tokens}
+        if self.latest is not None:
+            values["progress"] = self.latest
+        with self.place.sessions.begin() as session:
+            finish = statements.finish(
+                self.job_id, epoch=self.epoch, status=JobStatus.succeeded, values=values
+            )
+            if session.execute(finish).first() is None:
+                return False
+            session.execute(
+                statements.publish(
+                    model_id=self.model_id,
+                    organization_id=self.organization_id,
+                    job_id=self.job_id,
+                    base_model=self.base_model,
+                    adapter_path=adapter_path,
+                    manifest=manifest,
+                )
+            )
+            session.execute(self._insert(Event(message=f"New fine-tuned model created: {self.model_id}")))
+            session.execute(self._insert(Event(message="The job has successfully completed")))
+        return True
+
+    def cancelled(self) -> bool:
+        """End the job as its owner asked. False: the lease is lost."""
+        return self._end(JobStatus.cancelled, Event(message=CANCELLED_MESSAGE))
+
+    def fail(self, error: dict[str, str | None]) -> bool:
+        """End the job with an error. False: the lease is lost."""
+        message = f"The job failed: {error['message']}"
+        return self._end(JobStatus.failed, Event(message=message, level="error"), error=error)
+
+    def hand_back(self, reason: str, *, count_attempt: bool) -> bool:
+        """Queue the job for another run. False: the lease is lost, or its cancellation was asked for."""
+        with self.place.sessions.begin() as session:
+            statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
+            if session.execute(statement).first() is None:
+                return False
+            event = Event(message=f"{reason}; the job is queued again", level="warn")
+            session.execute(self._insert(event))
+        return True
+
+    def _end(self, status: JobStatus, event: Event, **values: Any) -> bool:
+        with self.place.sessions.begin() as session:
+            finish = statements.finish(self.job_id, epoch=self.epoch, status=status, values=values)
+            if session.execute(finish).first() is None:
+                return False
+            session.execute(self._insert(event))
+        return True
+
+    def _insert(self, event: Event) -> Any:
+        return statements.event(
+            self.job_id, event.message, level=event.level, type=event.type, data=event.data
+        )

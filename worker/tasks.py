@@ -1,0 +1,59 @@
+"""What a message makes a worker do: claim the row it names, run, record. A row that is taken, ended or gone
+is somebody else's or nobody's: the message then means nothing."""
+
+from __future__ import annotations
+
+import structlog
+
+from service.dispatch import TaskName
+from worker.errors import LeaseLost
+from worker.record.engine import Workplace
+from worker.record.jobs import JobRun
+from worker.training import train
+
+log = structlog.get_logger(__name__)
+
+INTERNAL_ERROR = {
+    "code": "internal_error",
+    "message": "The run failed inside the service; its operator's log has the reason.",
+    "param": None,
+}
+
+
+def finetune_run(place: Workplace, job_id: str) -> None:
+    """Run a fine-tuning job, if this worker gets it."""
+    run = JobRun.claim(place, job_id)
+    if run is None:
+        log.info("job.not_claimed", job_id=job_id)
+        return
+    with structlog.contextvars.bound_contextvars(job_id=job_id, epoch=run.epoch):
+        log.info("job.claimed", attempt=run.attempt)
+        try:
+            train(run)
+        except LeaseLost:
+            log.warning("job.lease_lost")
+        except Exception as error:
+            # Its text may quote the dataset: the type is enough to tell, the frames say where.
+            log.error("job.crashed", error=type(error).__name__, frames=frames(error))
+            run.fail(INTERNAL_ERROR)
+        else:
+            log.info("job.left")
+
+
+def verify_run(place: Workplace, verification_id: str) -> None:
+    """Run an audit, if this worker gets it."""
+    from worker import auditing  # a train worker never needs the prober
+
+    auditing.run(place, verification_id)
+
+
+TASKS = {TaskName.finetune_run: finetune_run, TaskName.verify_run: verify_run}
+"""Every name the service may ring; each function takes the process's place and the row's id."""
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where an exception came from, without its text or any value."""
+    import traceback
+
+    summary = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in summary[-12:]]
