@@ -9,6 +9,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from urllib.parse import quote
@@ -17,9 +18,11 @@ import psycopg
 
 from cli.errors import StackError
 from cli.stack.privileges import Privileges
+from cli.stack.processes import end, working_in
 
 SUPERUSER = "postgres"
 DATABASE = "doublei"
+_STOP_PATIENCE_SECONDS = 30
 
 # Many small connections (API pool, workers, dashboard through the API), little data.
 _SETTINGS = {
@@ -87,6 +90,18 @@ def remove_unfinished(data_dir: Path) -> None:
     """Delete what an interrupted ``initialise`` left beside ``data_dir``."""
     for leftover in data_dir.parent.glob(f"{data_dir.name}.building-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def clear_stale_lock(data_dir: Path) -> None:
+    """End a server that outlived its supervisor, and remove the lock file of one that was killed.
+
+    Postgres trusts the process number in that file, which after a restart of the machine or container
+    can be anybody's. Only for a caller that owns the data folder.
+    """
+    lock = data_dir / "postmaster.pid"
+    if lock.exists():
+        end(working_in(data_dir), first=signal.SIGINT, patience_seconds=_STOP_PATIENCE_SECONDS)
+        lock.unlink(missing_ok=True)
 
 
 def server_command(

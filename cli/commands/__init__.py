@@ -1,0 +1,1 @@
+"""The subcommands of doublei, and what they show."""
