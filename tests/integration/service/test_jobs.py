@@ -1,0 +1,280 @@
+"""/v1/fine_tuning/jobs over HTTP, on a real database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import httpx2
+import pytest
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+
+from service.db.models import Job
+from service.dispatch import Dispatcher, TaskName
+from service.jobs import statements
+
+pytestmark = pytest.mark.integration
+
+MODEL = "smollm2-135m-instruct"
+JOBS = "/v1/fine_tuning/jobs"
+
+
+class Poster(Protocol):
+    """Posts a job: the given fields over good defaults."""
+
+    async def __call__(self, account: Any = None, **fields: Any) -> httpx2.Response: ...
+
+
+@pytest.fixture
+async def file_id(owner: Any) -> str:
+    """A file of the owner's."""
+    return await _upload(owner)
+
+
+@pytest.fixture
+def create(owner: Any, file_id: str) -> Poster:
+    """Post a job as the owner, or as another account."""
+
+    async def post(account: Any = None, **fields: Any) -> httpx2.Response:
+        body = {"model": MODEL, "training_file": file_id} | fields
+        return await (account or owner).http.post(JOBS, json=body)
+
+    return post
+
+
+async def _upload(account: Any) -> str:
+    lines = (json.dumps({"prompt": f"What is {n} + 1?", "completion": f"It is {n + 1}."}) for n in range(20))
+    response = await account.http.post(
+        "/v1/files", data={"purpose": "fine-tune"}, files={"file": ("data.jsonl", "\n".join(lines).encode())}
+    )
+    assert response.status_code == 200, response.text
+    return str(response.json()["id"])
+
+
+async def _watermark(account: Any) -> dict[str, Any]:
+    response = await account.http.post("/v1/watermarks", json={"name": "mine"})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+class TestCreate:
+    async def test_the_answer_is_openais_job_object(self, create, owner, file_id) -> None:
+        """The official client's own model accepts it, strictly."""
+        response = await create(suffix="my-suffix", seed=7, metadata={"team": "blue"})
+        assert response.status_code == 200, response.text
+        job = FineTuningJob.model_validate(response.json(), strict=True)
+        assert job.object == "fine_tuning.job"
+        assert job.id.startswith("ftjob-")
+        assert (job.status, job.model, job.training_file, job.seed) == ("queued", MODEL, file_id, 7)
+        assert job.organization_id == owner.organization_id
+        assert (job.error, job.fine_tuned_model, job.finished_at, job.trained_tokens) == (None,) * 4
+        assert (job.result_files, job.metadata) == ([], {"team": "blue"})
+        assert job.hyperparameters.n_epochs == 3
+        assert job.method is not None
+        assert job.method.type == "supervised"
+        assert response.json()["watermark"] is None
+
+    async def test_a_message_is_in_the_queue_when_the_answer_arrives(self, create, deployment) -> None:
+        """The doorbell rings after the commit and before the response."""
+        await create()
+        dispatcher = Dispatcher(settings.redis_url.get_secret_value())
+        assert dispatcher.waiting(TaskName.finetune_run) == 1
+        assert dispatcher.waiting(TaskName.verify_run) == 0
+
+    async def test_hyperparameters_in_either_place(self, create) -> None:
+        """Under method (current) and at the top (deprecated)."""
+        hyper = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+        current = await create(method={"type": "supervised", "supervised": {"hyperparameters": hyper}})
+        deprecated = await create(hyperparameters=hyper)
+        assert current.json()["hyperparameters"] == deprecated.json()["hyperparameters"]
+        assert current.json()["hyperparameters"].items() >= hyper.items()
+
+    async def test_with_a_watermark(self, api, create, owner) -> None:
+        """The key's public commitment is shown; its secret is not."""
+        key = await _watermark(owner)
+        response = await create(watermark={"key": key["id"]})
+        assert response.status_code == 200, response.text
+        watermark = response.json()["watermark"]
+        assert watermark["key"] == key["id"]
+        assert watermark["commitment"] == key["commitment"]
+        assert watermark["families"] == list(range(key["families"]))
+        assert watermark["watermark_rows"] is None
+        assert key["secret"] not in response.text
+
+    @pytest.mark.parametrize(
+        ("fields", "status", "code", "param"),
+        [
+            ({"model": "gpt-9"}, 404, "model_not_found", "model"),
+            ({"model": "../etc"}, 404, "model_not_found", "model"),
+            ({"training_file": "file-none"}, 404, "file_not_found", "training_file"),
+            ({"watermark": {"key": "wm-none"}}, 404, "watermark_not_found", "watermark.key"),
+            ({"watermark": {"key": "wm-none", "colour": 1}}, 400, "unknown_field", "watermark.colour"),
+            ({"watermark": {}}, 400, "missing_field", "watermark.key"),
+            ({"watermarks": {"key": "wm-none"}}, 400, "unknown_field", "watermarks"),
+            ({"suffix": "Upper"}, 400, "invalid_value", "suffix"),
+            ({"suffix": "a" * 65}, 400, "invalid_value", "suffix"),
+            ({"suffix": "a:b"}, 400, "invalid_value", "suffix"),
+            ({"seed": -1}, 400, "invalid_value", "seed"),
+            ({"seed": True}, 400, "invalid_value", "seed"),
+            ({"metadata": {"k" * 65: "v"}}, 400, "invalid_value", None),
+            ({"metadata": {"k": "v" * 513}}, 400, "invalid_value", "metadata.k"),
+            ({"metadata": {str(n): "v" for n in range(17)}}, 400, "invalid_value", "metadata"),
+            ({"method": {"type": "dpo"}}, 400, "unsupported_method", "method.type"),
+            ({"method": {"type": "magic"}}, 400, "invalid_value", "method.type"),
+            ({"hyperparameters": {"n_epochs": 0}}, 400, "invalid_value", "hyperparameters.n_epochs"),
+            ({"hyperparameters": {"n_epochs": 51}}, 400, "invalid_value", "hyperparameters.n_epochs"),
+            ({"hyperparameters": {"n_epochs": "3"}}, 400, "invalid_value", "hyperparameters.n_epochs"),
+            ({"hyperparameters": {"n_epochs": 2.5}}, 400, "invalid_value", "hyperparameters.n_epochs"),
+            (
+                {"hyperparameters": {"learning_rate_multiplier": 0}},
+                400,
+                "invalid_value",
+                "hyperparameters.learning_rate_multiplier",
+            ),
+            ({"hyperparameters": {"epochs": 1}}, 400, "unknown_field", "hyperparameters.epochs"),
+            ({"validation_file": "file-x"}, 400, "unsupported_parameter", "validation_file"),
+            ({"integrations": [{"type": "wandb"}]}, 400, "unsupported_parameter", "integrations"),
+        ],
+    )
+    async def test_refused(self, create, fields, status, code, param) -> None:
+        """Each refusal names the field and has a stable code."""
+        response = await create(**fields)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (status, code), error
+        assert param is None or error["param"] == param
+
+    async def test_an_unknown_model_is_answered_with_the_known_ones(self, create) -> None:
+        """So that the reader need not look them up."""
+        response = await create(model="gpt-9")
+        assert MODEL in response.json()["error"]["message"]
+
+    async def test_a_foreign_file_or_key_does_not_exist(self, api, deployment, create, upload) -> None:
+        """404, as for one that was never there."""
+        other = await new_account("owner")
+        theirs = await _upload(other)
+        response = await create(training_file=theirs)
+        assert response.status_code == 404
+        key = await _watermark(other)
+        response = await create(watermark={"key": key["id"]})
+        assert response.status_code == 404
+
+    async def test_a_deleted_file_does_not_exist(self, api, owner, file_id, create) -> None:
+        """Nor can it be trained on."""
+        assert (await owner.http.delete(f"/v1/files/{file_id}")).status_code == 200
+        assert (await create()).status_code == 404
+
+    async def test_a_family_that_the_key_does_not_have(self, api, owner, create) -> None:
+        """Named with those it has."""
+        key = await _watermark(owner)
+        response = await create(watermark={"key": key["id"], "families": [0, 99]})
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "unknown_family"
+
+    @pytest.mark.parametrize("role", ["provider", "auditor"])
+    async def test_only_owners_create(self, deployment, create, role) -> None:
+        """403: the role may not do this at all."""
+        response = await create(account=await new_account(role))
+        assert response.status_code == 403
+
+    async def test_an_inference_key_reaches_nothing_here(self, deployment, owner, create, api) -> None:
+        """It is for applications that only chat."""
+        made = await owner.http.post("/v1/api_keys", json={"role": "inference", "name": "app"})
+        headers = {"authorization": f"Bearer {made.json()['key']}"}
+        assert (await http.post(JOBS, headers=headers, json={})).status_code == 403
+        assert (await http.get(JOBS, headers=headers)).status_code == 403
+
+
+class TestRead:
+    async def test_newest_first_in_pages(self, api, create, owner) -> None:
+        """Following `after` visits each job once."""
+        made = [(await create()).json()["id"] for _ in range(5)]
+        seen, after = [], None
+        while True:
+            params = {"limit": 2} | ({"after": after} if after else {})
+            page = (await owner.http.get(JOBS, params=params)).json()
+            seen += [job["id"] for job in page["data"]]
+            if not page["has_more"]:
+                break
+            after = page["data"][-1]["id"]
+        assert seen == made[::-1]
+
+    async def test_filtered_by_metadata(self, api, create, owner) -> None:
+        """As OpenAI's list does: metadata[key]=value."""
+        blue = (await create(metadata={"team": "blue", "x": "1"})).json()["id"]
+        await create(metadata={"team": "red"})
+        page = (await owner.http.get(JOBS, params={"metadata[team]": "blue"})).json()
+        assert [job["id"] for job in page["data"]] == [blue]
+
+    async def test_a_foreign_job_does_not_exist(self, api, create, deployment) -> None:
+        """Neither to read, nor its events, nor to cancel, nor in the list."""
+        job = (await create()).json()["id"]
+        other = await new_account("owner")
+        assert (await other.http.get(f"{JOBS}/{job}")).status_code == 404
+        assert (await other.http.get(f"{JOBS}/{job}/events")).status_code == 404
+        assert (await other.http.post(f"{JOBS}/{job}/cancel")).status_code == 404
+        assert (await other.http.get(JOBS)).json()["data"] == []
+
+    async def test_the_provider_sees_and_cancels_every_job(self, api, create, provider) -> None:
+        """Its operator has to run the place."""
+        job = (await create()).json()["id"]
+        assert [one["id"] for one in (await provider.http.get(JOBS)).json()["data"]] == [job]
+        response = await provider.http.post(f"{JOBS}/{job}/cancel")
+        assert response.json()["status"] == "cancelled"
+
+    async def test_events_newest_first(self, api, create, owner) -> None:
+        """OpenAI's texts, in pages."""
+        job = (await create()).json()["id"]
+        page = (await owner.http.get(f"{JOBS}/{job}/events", params={"limit": 2})).json()
+        events = [FineTuningJobEvent.model_validate(event, strict=True) for event in page["data"]]
+        assert page["has_more"]
+        rest = (
+            await owner.http.get(f"{JOBS}/{job}/events", params={"after": events[-1].id})
+        ).json()
+        events += [FineTuningJobEvent.model_validate(event, strict=True) for event in rest["data"]]
+        assert not rest["has_more"]
+        messages = [event.message for event in events]
+        assert messages[-1] == f"Created fine-tuning job: {job}"
+        assert messages[-2].startswith("Validating training file: file-")
+        assert len(messages) == 3
+
+    async def test_no_checkpoints(self, api, create, owner) -> None:
+        """An empty list, not an unknown route."""
+        job = (await create()).json()["id"]
+        page = (await owner.http.get(f"{JOBS}/{job}/checkpoints")).json()
+        assert page == {"object": "list", "data": [], "has_more": False}
+
+
+class TestCancel:
+    async def test_a_queued_job_at_once(self, api, create, owner) -> None:
+        """And asking again changes nothing."""
+        job = (await create()).json()["id"]
+        for _ in range(2):
+            response = await owner.http.post(f"{JOBS}/{job}/cancel")
+            assert response.status_code == 200
+            assert response.json()["status"] == "cancelled"
+            assert response.json()["finished_at"] is not None
+        events = (await owner.http.get(f"{JOBS}/{job}/events")).json()["data"]
+        assert [event["message"] for event in events].count("The job was cancelled") == 1
+
+    async def test_a_running_job_by_its_worker(self, api, create, owner, deployment) -> None:
+        """The request is recorded; the status stays running until the worker has stopped."""
+        job = (await create()).json()["id"]
+        with Session(database) as session, session.begin():
+            session.execute(statements.claim(job, owner="w", lease_seconds=30)).one()
+        response = await owner.http.post(f"{JOBS}/{job}/cancel")
+        assert response.status_code == 200
+        assert (response.json()["status"], response.json()["cancel_requested"]) == ("running", True)
+
+    @pytest.mark.parametrize("status", ["succeeded", "failed"])
+    async def test_never_after_the_end(self, api, create, owner, deployment, status) -> None:
+        """409 that the official client does not retry."""
+        job = (await create()).json()["id"]
+        with Session(database) as session, session.begin():
+            epoch = session.execute(statements.claim(job, owner="w", lease_seconds=30)).one().lease_epoch
+            session.execute(statements.finish(job, epoch=epoch, status=status)).one()
+        response = await owner.http.post(f"{JOBS}/{job}/cancel")
+        assert response.status_code == 409
+        assert response.headers["x-should-retry"] == "false"
+        assert response.json()["error"]["code"] == "job_already_ended"
+        with Session(database) as session:
+            assert session.get_one(Job, job).status == status
