@@ -181,21 +181,6 @@ def _refuse_host() -> str:
     raise SuspectUrlError("the suspect's URL has a host that is no plain name or address")
 
 
-def parse_host_port(text: str) -> str:
-    """Normalise a ``host:port`` of a grant to the form of `SuspectUrl.host_port`.
-
-    Raises:
-        SuspectUrlError: it is none.
-    """
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isascii() or not port.isdigit() or not host:
-        raise SuspectUrlError(f"{text!r} is not host:port")
-    url = parse_suspect_url(f"http://{host}:{port}")
-    if url.path or "/" in text:
-        raise SuspectUrlError(f"{text!r} is not host:port")
-    return url.host_port
-
-
 def embedded_addresses(address: Address) -> tuple[Address, ...]:
     """The address and every address that it carries inside (mapped, compatible, 6to4, NAT64, Teredo)."""
     if isinstance(address, IPv4Address):

@@ -8,6 +8,7 @@ again without its failure being on record too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,19 +72,22 @@ async def ask_all(
     journal: Journal,
     *,
     stop: asyncio.Event | None = None,
+    drain: asyncio.Event | None = None,
     spent_seconds: float = 0.0,
     spent_bytes: int = 0,
 ) -> tuple[Outcome, ...]:
     """Ask in order, ``plan.concurrency`` at a time, and return every attempt's outcome in order of arrival.
 
     A question that was not asked (time up, given up, stopped) has no outcome. When ``stop`` is set, what is
-    in flight is dropped: it was sent, and its answer is unknown. ``spent_seconds`` and ``spent_bytes`` are
-    what an interrupted run of the same audit has used already.
+    in flight is dropped: it was sent, and its answer is unknown. When ``drain`` is set, nothing more is sent
+    and what is in flight is waited for. ``spent_seconds`` and ``spent_bytes`` are what an interrupted run of
+    the same audit has used already.
 
     Raises:
         Whatever the journal raises.
     """
-    session = _Session(plan, channel, journal, spent_seconds, spent_bytes)
+    session = _Session(plan, channel, journal, drain or asyncio.Event())
+    session.spend(spent_seconds, spent_bytes)
     queue = iter(questions)
     workers = [asyncio.create_task(session.work(queue)) for _ in range(min(plan.concurrency, len(questions)))]
     watcher = asyncio.create_task(_until(stop))
@@ -108,18 +112,22 @@ async def _until(stop: asyncio.Event | None) -> None:
 class _Session:
     """What the concurrent workers share."""
 
-    def __init__(
-        self, plan: AskPlan, channel: Channel, journal: Journal, spent_seconds: float, spent_bytes: int
-    ) -> None:
+    def __init__(self, plan: AskPlan, channel: Channel, journal: Journal, drain: asyncio.Event) -> None:
         self.outcomes: list[Outcome] = []
         self._plan = plan
         self._channel = channel
         self._journal = journal
-        self._ends_at = time.monotonic() + plan.total_timeout_seconds - spent_seconds
-        self._bytes_left = plan.reply_bytes - spent_bytes
+        self._drain = drain
+        self._ends_at = time.monotonic() + plan.total_timeout_seconds
+        self._bytes_left = plan.reply_bytes
         self._failed_in_a_row = 0
         self._any_answer = False
         self._quiet_until = 0.0
+
+    def spend(self, seconds: float, reply_bytes: int) -> None:
+        """Take away what an earlier run of the same audit has used."""
+        self._ends_at -= seconds
+        self._bytes_left -= reply_bytes
 
     async def work(self, queue: Iterator[Question]) -> None:
         """Take questions from the shared queue until it is empty or the asking is over."""
@@ -130,7 +138,7 @@ class _Session:
 
     def _over(self) -> bool:
         gave_up = not self._any_answer and self._failed_in_a_row >= self._plan.give_up_after
-        return gave_up or time.monotonic() >= self._ends_at
+        return gave_up or self._drain.is_set() or time.monotonic() >= self._ends_at
 
     async def _ask(self, question: Question) -> None:
         body = request_body(
@@ -203,10 +211,12 @@ class _Session:
         return await self._wait_until(until)
 
     async def _wait_until(self, moment: float) -> bool:
-        """False when the audit's time is up before that moment."""
+        """False when the audit's time is up before that moment, or it is drained."""
         while (left := moment - time.monotonic()) > 0:
-            if moment >= self._ends_at:
+            if moment >= self._ends_at or self._drain.is_set():
                 return False
-            await asyncio.sleep(left)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._drain.wait()
             moment = max(moment, self._quiet_until)
-        return time.monotonic() < self._ends_at
+        return not self._drain.is_set() and time.monotonic() < self._ends_at

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from probe.address import (
     is_public,
-    parse_host_port,
     parse_suspect_url,
     resolve,
     resolve_and_vet,
@@ -211,22 +210,6 @@ async def test_ports_of_other_protocols_are_refused(port: int) -> None:
 async def test_a_name_without_an_address_says_so() -> None:
     with pytest.raises(NameNotResolved):
         await resolve(parse_suspect_url("http://no-such-name.invalid"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("API.example:8000", "api.example:8000"), ("[::1]:80", "[::1]:80"), ("127.0.0.1:443", "127.0.0.1:443")],
-)
-def test_a_grants_host_is_written_as_a_url_writes_it(text: str, expected: str) -> None:
-    assert parse_host_port(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "host", "host:", ":80", "host:x", "a/b:80", "user@host:80", "host:99999"]
-)
-def test_a_grants_host_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(SuspectUrlError):
-        parse_host_port(text)
 
 
 @given(

@@ -230,6 +230,39 @@ async def test_stop_ends_promptly() -> None:
     assert time.monotonic() - started < 1
 
 
+async def test_draining_waits_for_what_is_in_flight_and_sends_nothing_more() -> None:
+    async def slow(*_: object) -> bytes:
+        await asyncio.sleep(0.3)
+        return _yes(0, 0)
+
+    drain = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, drain.set)
+    line = Line(Diary(), slow)
+    outcomes = await ask_all(_questions(20), PLAN, line, Diary(), drain=drain)
+    assert [o.code for o in outcomes] == [ANSWERED] * PLAN.concurrency
+    assert len(line.asked) == PLAN.concurrency
+
+
+async def test_draining_ends_a_pause_before_a_retry() -> None:
+    drain = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, drain.set)
+    busy = TransportFailure("http_429", http_status=429, retry_after_seconds=8)
+    started = time.monotonic()
+    outcomes = await ask_all(_questions(1), PLAN, Line(Diary(), lambda i, a: busy), Diary(), drain=drain)
+    assert [o.code for o in outcomes] == ["http_429"]
+    assert time.monotonic() - started < 1
+
+
+async def test_what_an_earlier_run_used_is_taken_from_the_limits() -> None:
+    body = _yes(0, 0)
+    plan = replace(PLAN, reply_bytes=5 * len(body), concurrency=1)
+    outcomes = await ask_all(
+        _questions(4), plan, Line(Diary(), lambda i, a: body), Diary(), spent_bytes=3 * len(body)
+    )
+    assert [o.code for o in outcomes] == [ANSWERED] * 2 + ["too_large"] * 2
+    assert await ask_all(_questions(4), PLAN, Line(Diary(), _yes), Diary(), spent_seconds=10.0) == ()
+
+
 async def test_a_later_attempt_starts_where_the_record_ended() -> None:
     diary = Diary()
     await ask_all([Question(index=0, prompt="question 0", first_attempt=1)], PLAN, Line(diary, _yes), diary)
