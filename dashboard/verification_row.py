@@ -1,0 +1,88 @@
+"""A verification as a row of the table: status and verdict, never what was asked or answered."""
+
+from __future__ import annotations
+
+from dashboard import wording
+from dashboard.elements import Badge, Bar, Text, box, cell, frame
+from dashboard.job_row import KINDS
+from dashboard.listing import Context
+from dashboard.records import Verification, share
+
+COLUMNS = ("Suspect", "Host", "Status", "Progress", "Verdict", "p-value", "Created")
+
+VERDICT_KINDS = {"detected": "found", "not_detected": "good", "inconclusive": "warn"}
+
+
+def title(verification: Verification) -> str:
+    """What the audit is about: the suspect's model name as the auditor gave it."""
+    return verification.suspect_model or verification.id
+
+
+def words(verification: Verification, context: Context) -> str:
+    """What a search looks at."""
+    item = verification
+    return " ".join(
+        filter(
+            None,
+            (
+                item.id,
+                item.suspect_model,
+                item.suspect_host,
+                item.organization,
+                context.organizations.get(item.organization or ""),
+                item.status,
+                wording.verdict(item.verdict) if item.verdict else None,
+                item.watermark,
+                *item.reasons,
+            ),
+        )
+    )
+
+
+def reasons(verification: Verification) -> str:
+    """The reasons in one line."""
+    return "; ".join(wording.reason(code) for code in verification.reasons)
+
+
+class VerificationRow:
+    """The cells of one verification."""
+
+    def __init__(self) -> None:
+        with box("cell-main", tag="td"):
+            self._title = Text(tag="button", classes="row-open")
+            self._id = Text(classes="mono muted small clip")
+        self._host = cell("Host", "mono small clip")
+        with frame("Status"):
+            self._status = Badge()
+        with frame("Progress", "cell-progress"):
+            self._bar = Bar("Questions asked")
+            self._asked = Text(classes="muted small")
+        with frame("Verdict", "cell-verdict"):
+            self._verdict = Badge("badge verdict")
+            self._reasons = Text(classes="muted small clip")
+        self._p_value = cell("p-value", "number")
+        self._created = cell("Created", "number muted")
+
+    def fill(self, item: Verification, context: Context) -> None:
+        """Show a verification."""
+        self._title.show(title(item), title=title(item))
+        self._id.show(item.id, title=item.id)
+        self._host.show(item.suspect_host or wording.NOTHING, title=item.suspect_host)
+        self._status.tell(wording.status(item.status), KINDS.get(item.status, "idle"))
+        done = 1.0 if item.status == "succeeded" else share(item.asked, item.total)
+        self._bar.show(
+            done if done is not None or item.status == "running" else 0.0, kind=KINDS.get(item.status, "idle")
+        )
+        self._asked.set_text(wording.steps(item.asked, item.total) if item.total else "")
+        if item.verdict is not None:
+            self._verdict.tell(
+                wording.verdict(item.verdict),
+                VERDICT_KINDS.get(item.verdict, "idle"),
+                title=wording.VERDICT_MEANINGS.get(item.verdict),
+            )
+        else:
+            self._verdict.tell("Pending" if item.active else "None", "off")
+        told = reasons(item) if item.verdict != "detected" else ""
+        self._reasons.show(told, title=told or None)
+        self._p_value.set_text(wording.probability(item.p_value))
+        self._created.show(wording.ago(item.created_at, context.now), title=wording.moment(item.created_at))

@@ -1,0 +1,130 @@
+"""The details of one verification: what was decided, by which figures; never a transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nicegui.element import Element
+
+from dashboard import wording
+from dashboard.elements import Badge, Bar, Figures, Text, box, put, show_if
+from dashboard.job_row import KINDS, organization
+from dashboard.records import Verification, share
+from dashboard.sheet import Sheet
+from dashboard.verification_row import VERDICT_KINDS, title
+
+FIGURES = ("p-value", "Significance level", "Questions asked")
+FACTS = (
+    "Asked by",
+    "Host",
+    "Interface",
+    "Watermark key",
+    "Commitment",
+    "Audit of this key",
+    "Pre-registration",
+    "Created",
+    "Started",
+    "Finished",
+)
+
+
+class VerificationSheet:
+    """The panel of one verification at a time."""
+
+    def __init__(self, *, on_close: Callable[[], Any]) -> None:
+        self._item: Verification | None = None
+        self._sheet = Sheet("Ownership check", on_close)
+        with self._sheet.body:
+            self._build()
+
+    @property
+    def verification_id(self) -> str | None:
+        """The verification on show, or None when the panel is closed."""
+        return self._item.id if self._item is not None and self._sheet.is_open else None
+
+    def open(self, item: Verification, organizations: Mapping[str, str]) -> None:
+        """Show a verification; ``organizations`` are names by id."""
+        self.update(item, organizations)
+        self._sheet.open()
+
+    def update(self, item: Verification, organizations: Mapping[str, str]) -> None:
+        """Take over its newer state."""
+        self._item = item
+        self._sheet.title.show(title(item))
+        self._sheet.subtitle.show(item.id)
+        put(self._sheet.subtitle, "data-copy", item.id)
+        self._show_verdict(item)
+        self._show_facts(item, organizations)
+
+    def _build(self) -> None:
+        with box("verdict-card") as self._card:
+            self._verdict = Badge("badge verdict large")
+            self._meaning = Text(tag="p")
+            self._reasons = box("reasons", tag="ul")
+        self._reason_lines: list[tuple[Element, Text]] = []
+        with box("status-line"):
+            self._status = Badge()
+            self._asked = Text(classes="muted")
+        self._bar = Bar("Questions asked")
+        with box("failure") as self._failure:
+            put(self._failure, "role", "alert")
+            self._failure_title = Text(tag="p", classes="failure-title")
+            self._failure_text = Text(tag="p")
+        with box("panel", tag="section"):
+            Text("Figures", tag="h3")
+            self._figures = Figures(FIGURES)
+        with box("panel", tag="section"):
+            Text("Details", tag="h3")
+            self._facts = Figures(FACTS)
+        Text(
+            "Questions and answers belong to the owner and the auditor; a provider does not see them.",
+            tag="p",
+            classes="muted small",
+        )
+
+    def _show_verdict(self, item: Verification) -> None:
+        kind = VERDICT_KINDS.get(item.verdict or "", "idle")
+        put(self._card, "data-kind", kind)
+        show_if(self._card, item.verdict is not None)
+        if item.verdict is not None:
+            self._verdict.tell(wording.verdict(item.verdict), kind)
+            self._meaning.set_text(wording.VERDICT_MEANINGS.get(item.verdict, ""))
+        while len(self._reason_lines) < len(item.reasons):
+            with self._reasons, box(tag="li") as line:
+                self._reason_lines.append((line, Text()))
+        for place, (line, text) in enumerate(self._reason_lines):
+            show_if(line, place < len(item.reasons))
+            if place < len(item.reasons):
+                text.set_text(wording.reason(item.reasons[place]))
+        self._status.tell(wording.status(item.status), KINDS.get(item.status, "idle"))
+        self._asked.set_text(f"{wording.steps(item.asked, item.total)} questions" if item.total else "")
+        done = share(item.asked, item.total)
+        self._bar.show(1.0 if item.status == "succeeded" else done, kind=KINDS.get(item.status, "idle"))
+        self._bar.set_visible(item.active)
+        show_if(self._failure, item.error is not None)
+        if item.error is not None:
+            code = f" ({item.error.code})" if item.error.code else ""
+            self._failure_title.set_text(f"The check could not be carried out{code}")
+            self._failure_text.set_text(item.error.message)
+
+    def _show_facts(self, item: Verification, organizations: Mapping[str, str]) -> None:
+        exact = str(item.p_value) if item.p_value is not None else None
+        self._figures.show("p-value", wording.probability(item.p_value), full=exact)
+        self._figures.show("Significance level", wording.probability(item.alpha))
+        self._figures.show("Questions asked", wording.steps(item.asked, item.total))
+        facts = self._facts
+        facts.show("Asked by", organization(item.organization, organizations), full=item.organization)
+        facts.show("Host", item.suspect_host or wording.NOTHING)
+        facts.show("Interface", item.suspect_api or wording.NOTHING)
+        facts.show("Watermark key", item.watermark or wording.NOTHING, full=item.watermark)
+        facts.show("Commitment", wording.shortened(item.commitment), full=item.commitment)
+        facts.show("Audit of this key", f"No. {item.audit_index}" if item.audit_index else wording.NOTHING)
+        facts.show(
+            "Pre-registration",
+            wording.shortened(item.preregistration_digest),
+            full=item.preregistration_digest,
+        )
+        facts.show("Created", wording.moment(item.created_at))
+        facts.show("Started", wording.moment(item.started_at))
+        facts.show("Finished", wording.moment(item.finished_at))

@@ -1,0 +1,135 @@
+"""How figures are told: short, with a unit, never with more digits than they deserve."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from decimal import Context, Decimal
+from fractions import Fraction
+
+NOTHING = "\N{EN DASH}"
+"""Stands where there is no figure."""
+
+STATUSES = {
+    "validating_files": "Validating",
+    "queued": "Queued",
+    "running": "Running",
+    "succeeded": "Succeeded",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+
+VERDICTS = {"detected": "Detected", "not_detected": "Not detected", "inconclusive": "Inconclusive"}
+
+VERDICT_MEANINGS = {
+    "detected": "The suspect answers this key's hidden questions as only a model trained on it should.",
+    "not_detected": "The answers give no ground to say that the suspect was trained with this key.",
+    "inconclusive": "The audit could not be decided by its own rules, so nothing is claimed either way.",
+}
+
+
+def status(value: str) -> str:
+    """A status for people; one this page doesn't know is shown as it came."""
+    return STATUSES.get(value, value)
+
+
+def verdict(value: str) -> str:
+    """A verdict for people; one this page doesn't know is shown as it came."""
+    return VERDICTS.get(value, value)
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in its two largest units: ``42 s``, ``3 min 05 s``, ``2 h 10 min``, ``3 d 4 h``."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return NOTHING
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """How long since a moment, coarse enough not to change at every poll."""
+    if moment is None:
+        return NOTHING
+    seconds = (now - moment).total_seconds()
+    if seconds < 45:
+        return "just now"
+    if seconds < 3600:
+        return f"{max(round(seconds / 60), 1)} min ago"
+    if seconds < 86400:
+        return f"{round(seconds / 3600)} h ago"
+    if seconds < 30 * 86400:
+        return f"{round(seconds / 86400)} d ago"
+    return moment.astimezone(UTC).strftime("%Y-%m-%d")
+
+
+def moment(value: datetime | None) -> str:
+    """A moment in full, in UTC."""
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if value else NOTHING
+
+
+def clock(value: datetime | None) -> str:
+    """A moment's time of day, in UTC."""
+    return value.astimezone(UTC).strftime("%H:%M:%S") if value else NOTHING
+
+
+def count(value: int | None) -> str:
+    """A whole number with thin groups: ``12 345``."""
+    return NOTHING if value is None else f"{value:,}".replace(",", "\N{THIN SPACE}")
+
+
+def steps(done: int | None, total: int | None) -> str:
+    """``120 / 300``, or what is known of it."""
+    if done is None and total is None:
+        return NOTHING
+    return f"{count(done or 0)} / {count(total)}" if total else count(done)
+
+
+def percent(ratio: float | None, digits: int = 0) -> str:
+    """A ratio in 0..1 as a percentage."""
+    return NOTHING if ratio is None else f"{ratio * 100:.{digits}f} %"
+
+
+def speed(tokens_per_second: float | None) -> str:
+    """``1 234 tok/s``."""
+    return NOTHING if tokens_per_second is None else f"{count(round(tokens_per_second))} tok/s"
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """A loss or a rate with so many significant digits."""
+    return NOTHING if value is None else f"{value:.{digits}g}"
+
+
+def probability(value: Fraction | None) -> str:
+    """A p-value or level: ``0.0312``; below a thousandth ``3.1 x 10⁻¹²``; the exact one is in the evidence."""
+    if value is None:
+        return NOTHING
+    if value == 0 or value == 1:
+        return str(value)
+    if value >= Fraction(1, 1000):
+        return f"{float(value):.3g}"
+    context = Context(prec=3, Emin=-999_999, Emax=999_999)
+    scaled = context.divide(Decimal(value.numerator), Decimal(value.denominator))
+    exponent = scaled.adjusted()
+    mantissa = f"{scaled.scaleb(-exponent, context):.1f}"
+    if mantissa == "10.0":
+        mantissa, exponent = "1.0", exponent + 1
+    power = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa.removesuffix('.0')} \N{MULTIPLICATION SIGN} 10{power}"
+
+
+def shortened(identifier: str | None, keep: int = 10) -> str:
+    """The two ends of a long digest or id."""
+    if identifier is None:
+        return NOTHING
+    return identifier if len(identifier) <= 2 * keep + 1 else f"{identifier[:keep]}…{identifier[-keep:]}"
+
+
+def reason(code: str) -> str:
+    """A reason's code as words: ``too_few_answers`` becomes ``too few answers``."""
+    return code.replace("_", " ") if code.isascii() and " " not in code else code
