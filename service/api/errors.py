@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -130,7 +130,14 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
-    """A database that is away, full or busy is 503, a retry may help; anything else is a bug of ours."""
+    """A database that is away, full or busy is 503, a retry may help; a value that it can't hold is 400."""
+    if isinstance(error, DataError):
+        body = envelope(
+            "a text holds a NUL character, or a number is out of range",
+            type="invalid_request_error",
+            code="invalid_value",
+        )
+        return JSONResponse(body, status_code=400)
     if not is_temporary(error):
         raise error
     log.warning("database.unavailable", error=type(error).__name__)
