@@ -1,0 +1,206 @@
+"""Statements on verifications and their INSERT-only records; for the API (async) and the worker (sync)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    String,
+    Update,
+    and_,
+    any_,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from service import leases
+from service.db.models import (
+    Evidence,
+    Grant,
+    Preregistration,
+    ProbeAnswer,
+    ProbeSent,
+    Verification,
+    WatermarkKey,
+)
+from service.db.paging import page_after
+from service.verifications.lifecycle import VerificationStatus
+from service.watermarks import statements as watermark_statements
+
+
+def _seen() -> Select[Verification, Preregistration, str]:
+    """A verification, its pre-registration, and the evidence's digest once there is evidence."""
+    return (
+        select(Verification, Preregistration, Evidence.sha256)
+        .join(Preregistration, Preregistration.verification_id == Verification.id)
+        .outerjoin(Evidence, Evidence.verification_id == Verification.id)
+    )
+
+
+def _visible_to(organization_id: str) -> ColumnElement[bool]:
+    """Who asked, and the key's owner whoever asked."""
+    own_keys = select(WatermarkKey.id).where(WatermarkKey.organization_id == organization_id)
+    return or_(Verification.organization_id == organization_id, Verification.key_id.in_(own_keys))
+
+
+def one(verification_id: str, *, organization_id: str | None) -> Select[Verification, Preregistration, str]:
+    """See `_seen`; None sees every organization's."""
+    statement = _seen().where(Verification.id == verification_id)
+    return statement if organization_id is None else statement.where(_visible_to(organization_id))
+
+
+def page(
+    *, organization_id: str | None, after: str | None, limit: int
+) -> Select[Verification, Preregistration, str]:
+    """See `_seen`; newest first, one more than ``limit``."""
+    statement = _seen()
+    if organization_id is not None:
+        statement = statement.where(_visible_to(organization_id))
+    return page_after(statement, Verification.created_at, Verification.id, after=after, limit=limit)
+
+
+def evidence(verification_id: str) -> Select[Evidence]:
+    """The exact bytes. Who may see them was decided before."""
+    return select(Evidence).where(Evidence.verification_id == verification_id)
+
+
+def key_for_audit(key_id: str, organization_id: str) -> Select[WatermarkKey]:
+    """The caller's own key, or one it holds a live grant for; held until the transaction ends, so that
+    audits of one key are numbered one after the other."""
+    visible = watermark_statements.visible(key_id, organization_id)
+    return visible.with_for_update(key_share=True, of=WatermarkKey)
+
+
+def audits_so_far(key_id: str) -> Select[int]:
+    """How many audits of the key were pre-registered, aborted ones included."""
+    return select(func.count()).select_from(Preregistration).where(Preregistration.key_id == key_id)
+
+
+def reserve(key_id: str, auditor_id: str, *, host_port: str, questions: int) -> Update:
+    """Take questions from the oldest live grant that covers them. Returns (id), or no row.
+
+    Reserved questions are not given back: what was pre-registered may have been seen.
+    """
+    covering = and_(
+        Grant.key_id == key_id,
+        Grant.auditor_id == auditor_id,
+        watermark_statements.is_live(),
+        Grant.suspect_hosts.contains(literal([host_port], JSONB)),
+        Grant.probes_reserved + questions <= Grant.probe_budget,
+    )
+    chosen = select(Grant.id).where(covering).order_by(Grant.created_at, Grant.id).limit(1)
+    return (
+        update(Grant)
+        .where(Grant.id == chosen.with_for_update().scalar_subquery(), covering)
+        .values(probes_reserved=Grant.probes_reserved + questions)
+        .returning(Grant.id)
+    )
+
+
+def drop_credential(verification_id: str) -> Update:
+    """Forget the suspect's credential of a verification that has ended."""
+    return (
+        update(Verification)
+        .where(
+            Verification.id == verification_id,
+            Verification.status == any_(literal(["succeeded", "failed", "cancelled"], ARRAY(String))),
+        )
+        .values(sealed_credential=None)
+    )
+
+
+def claim(verification_id: str, *, owner: str, lease_seconds: int) -> Update:
+    """See `leases.claim`."""
+    return leases.claim(Verification, verification_id, owner=owner, lease_seconds=lease_seconds)
+
+
+def heartbeat(verification_id: str, *, epoch: int, lease_seconds: int) -> Update:
+    """See `leases.heartbeat`."""
+    return leases.heartbeat(Verification, verification_id, epoch=epoch, lease_seconds=lease_seconds)
+
+
+def hand_back(verification_id: str, *, epoch: int) -> Update:
+    """See `leases.hand_back`."""
+    return leases.hand_back(Verification, verification_id, epoch=epoch, count_attempt=False)
+
+
+def lock_while_held(verification_id: str, *, epoch: int) -> Select[str]:
+    """The fence of a transaction that only inserts. Returns (id), or no row: the lease is lost."""
+    return (
+        select(Verification.id)
+        .where(leases.held(Verification, verification_id, epoch))
+        .with_for_update(read=True)
+    )
+
+
+def progress(verification_id: str, *, epoch: int, asked: int, total: int) -> Update:
+    """How far the asking is; a fence too. Returns (id), or no row: the lease is lost."""
+    return (
+        update(Verification)
+        .where(leases.held(Verification, verification_id, epoch))
+        .values(progress={"asked": asked, "total": total})
+        .returning(Verification.id)
+    )
+
+
+def finish(
+    verification_id: str, *, epoch: int, status: VerificationStatus, values: dict[str, Any] | None = None
+) -> Update:
+    """See `leases.finish`. Forgets the suspect's credential."""
+    ended = {"sealed_credential": None, **(values or {})}
+    return leases.finish(Verification, verification_id, epoch=epoch, status=status, values=ended)
+
+
+def for_run(verification_id: str) -> Select[Verification, Preregistration, WatermarkKey]:
+    """Everything a worker needs to know of a claimed audit."""
+    return (
+        select(Verification, Preregistration, WatermarkKey)
+        .join(Preregistration, Preregistration.verification_id == Verification.id)
+        .join(WatermarkKey, WatermarkKey.id == Verification.key_id)
+        .where(Verification.id == verification_id)
+    )
+
+
+def sent(rows: Sequence[dict[str, Any]]) -> Insert:
+    """Sendings, before they leave. A repeated one breaks the primary key, and so is never sent."""
+    return insert(ProbeSent).values(list(rows))
+
+
+def answered(rows: Sequence[dict[str, Any]]) -> Insert:
+    """What came back."""
+    return insert(ProbeAnswer).values(list(rows))
+
+
+def transcript(verification_id: str) -> Select[ProbeSent, ProbeAnswer]:
+    """Every sending with its answer, or None where none is recorded, in the order of sending."""
+    same = and_(
+        ProbeAnswer.verification_id == ProbeSent.verification_id,
+        ProbeAnswer.probe_index == ProbeSent.probe_index,
+        ProbeAnswer.attempt == ProbeSent.attempt,
+    )
+    return (
+        select(ProbeSent, ProbeAnswer)
+        .outerjoin(ProbeAnswer, same)
+        .where(ProbeSent.verification_id == verification_id)
+        .order_by(ProbeSent.sent_at, ProbeSent.probe_index, ProbeSent.attempt)
+    )
+
+
+def add_evidence(row: dict[str, Any]) -> Insert:
+    """The finished record, in the transaction that ends the verification."""
+    return insert(Evidence).values(**row)
+
+
+def now() -> Select[datetime]:
+    """The database's clock."""
+    return select(func.clock_timestamp())
