@@ -177,7 +177,7 @@ def _servers(site: Site) -> tuple[ChildSpec, ...]:
         ),
         environment=_environment(site, "dashboard"),
         folder=site.home.root,
-        ready=AnswersHttp(port=ports.dashboard, path="/"),
+        ready=AnswersHttp(port=ports.dashboard, path="/healthz"),
         after=("api",),
         stop_stage=1,
         stop_timeout_seconds=3,
