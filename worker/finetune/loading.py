@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from worker.finetune.config import RunConfig
 from worker.finetune.errors import ChatTemplateError, CorruptBaseModelError
+from worker.finetune.llama import LlamaTrainee, supports
 from worker.finetune.trainee import Trainee
 from worker.weights.cache import MANIFEST_NAME, verify
 from worker.weights.errors import CorruptModelError
@@ -38,6 +39,8 @@ def load_trainee(config: RunConfig, *, device: torch.device, dtype: torch.dtype)
     Raises: CorruptBaseModelError.
     """
     model = load_base_model(config.model_dir, device=device, dtype=dtype)
+    if supports(model, config.lora_target_modules):
+        return LlamaTrainee(model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, seed=config.seed)
     from worker.finetune.transformer import TransformerTrainee
 
     return TransformerTrainee(

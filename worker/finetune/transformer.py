@@ -39,7 +39,8 @@ class TransformerTrainee:
         self._model: Any = get_peft_model(model, settings, autocast_adapter_dtype=True)
         self._model.train()
         self._model.config.use_cache = False
-        self.target_modules = tuple(sorted(self._model.peft_config["default"].target_modules))
+        chosen: Any = self._model.peft_config["default"]
+        self.target_modules: tuple[str, ...] = tuple(sorted(chosen.target_modules))
         self._parameters = [tensor for tensor in self._model.parameters() if tensor.requires_grad]
         self._device = self._parameters[0].device
 
