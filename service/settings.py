@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     public_docs: bool = Field(default=False, alias="DOUBLEI_PUBLIC_DOCS")
     """Serve /docs and /openapi.json to anybody."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
+    ready_file: Path | None = Field(default=None, alias="DOUBLEI_READY_FILE")
+    """A worker touches it once it takes messages; its supervisor and its container's health check look."""
 
     @computed_field(repr=False)  # type: ignore[prop-decorator]
     @property

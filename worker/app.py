@@ -10,6 +10,7 @@ import logging
 import mmap
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -88,6 +89,8 @@ def create_app(settings: Settings) -> Celery:
     for name, function in TASKS.items():
         app.task(_in_place(function, places), name=name.value, ignore_result=True)
     _connect_signals(places, flag)
+    if settings.ready_file is not None:
+        _announce_ready(settings.ready_file)
     return app
 
 
@@ -116,6 +119,13 @@ def _connect_signals(places: Places, flag: ShutdownFlag) -> None:
     signals.worker_process_init.connect(process_started, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
     signals.setup_logging.connect(set_up_logs, weak=False)
+
+
+def _announce_ready(file: Path) -> None:
+    def ready(**_: Any) -> None:
+        file.touch()
+
+    signals.worker_ready.connect(ready, weak=False)
 
 
 def configure_logs() -> None:
