@@ -4,7 +4,7 @@
 # Three stamps, so that only what changed is done again:
 #   base     interpreter, this folder, pip, torch build   -> the environment is made anew
 #   lock     requirements.lock                            -> packages are brought to the lock
-#   project  pyproject.toml                               -> the editable install is refreshed
+#   project  pyproject.toml, this script                  -> the editable install is refreshed
 #
 # PYTHON       interpreter to use (default: the first of python3.11, python3, ... that will do)
 # TORCH_SPEC   what pip installs as torch (default torch==2.13.0), or "installed" to use the torch
@@ -69,7 +69,7 @@ base_now() {
 }
 
 lock_now=$(sha256sum < requirements.lock)
-project_now=$(sha256sum < pyproject.toml)
+project_now=$(cat pyproject.toml scripts/venv.sh | sha256sum)
 fresh() {
     [ "$(stamp base)" = "$(base_now)" ] && [ "$(stamp lock)" = "$lock_now" ] && [ "$(stamp project)" = "$project_now" ]
 }
@@ -132,7 +132,9 @@ if [ "$(stamp lock)" != "$lock_now" ]; then
     step "packages of requirements.lock" "$VENV/bin/python" -m pip install --no-deps --require-hashes -r requirements.lock
     echo "$lock_now" > "$VENV/stamp.lock"
 fi
-step "double-i itself" "$VENV/bin/python" -m pip install --no-deps --no-build-isolation --editable .
+# compat: the whole folder is on the path, so a new room needs no new install.
+step "double-i itself" "$VENV/bin/python" -m pip install --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat --editable .
 # With torch from outside, its packages are the outside's business; ours are pinned either way.
 [ "$TORCH_SPEC" = installed ] || step "consistency" "$VENV/bin/python" -m pip check
 echo "$project_now" > "$VENV/stamp.project"
