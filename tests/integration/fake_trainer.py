@@ -1,0 +1,59 @@
+"""Stands in for ``worker.finetune`` where a test needs a training process that misbehaves.
+
+Speaks the same contract. What it does is named by the environment variable FAKE_TRAINER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def say(event: str, **fields: Any) -> None:
+    """One report."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def main() -> None:
+    """Act."""
+    config = json.loads(Path(sys.argv[2]).read_text())
+    act = os.environ["FAKE_TRAINER"]
+    with os.fdopen(config["dataset"]["fd"], "rb") as dataset:
+        rows = dataset.read().splitlines()
+    note = os.environ.get("FAKE_TRAINER_NOTE")
+    if note:
+        Path(note).write_text(json.dumps({"pid": os.getpid(), "environment": dict(os.environ)}))
+    if act == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say("loading")
+    say("started", rows=len(rows), tokens=100, answer_tokens=10, total_steps=4, precision="fp32", threads=1)
+    say("step", step=1, total_steps=4, epoch=1, loss=2.5, learning_rate=1e-3, tokens_per_second=10.0,
+        eta_seconds=30.0, elapsed_seconds=1.0, tokens=25)  # fmt: skip
+    if act in ("hang", "stubborn"):
+        time.sleep(60)
+    if act == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "crash":
+        raise RuntimeError(rows[0])
+    if act == "error":
+        say("error", code="out_of_memory", category="capacity", message="out of memory")
+        sys.exit(1)
+    output = Path(config["output_dir"])
+    if act != "empty":
+        (output / "adapter_model.safetensors").write_bytes(b"weights")
+        (output / "adapter_config.json").write_text("{}")
+        (output / "README.md").write_text("card")
+    if act == "slow":
+        time.sleep(3)
+    say("saving")
+    say("finished", steps=4, tokens=100, seconds=1.0, tokens_per_second=10.0, final_loss=1.0,
+        trained_tokens=100)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
