@@ -58,7 +58,13 @@ def chart_options(points: Sequence[Point], *, learning_rate: bool) -> dict[str, 
     """
     return {
         "animation": False,
-        "grid": {"left": 52, "right": 62 if learning_rate else 18, "top": 34, "bottom": 42},
+        "textStyle": {"fontFamily": "Inter, Roboto, system-ui, sans-serif"},
+        "grid": {
+            "left": 52,
+            "right": 62 if learning_rate else 18,
+            "top": 34 if learning_rate else 12,
+            "bottom": 42,
+        },
         "legend": {"show": False},
         "tooltip": {
             "trigger": "axis",
@@ -82,7 +88,7 @@ def chart_options(points: Sequence[Point], *, learning_rate: bool) -> dict[str, 
             "splitLine": {"show": False},
         },
         "yAxis": [
-            _axis("training loss", scale=True, grid=True),
+            _axis("", scale=True, grid=True),
             {**_axis("learning rate", scale=True, grid=False), "show": learning_rate},
         ],
         "series": [
@@ -108,6 +114,8 @@ def _axis(name: str, *, scale: bool, grid: bool) -> dict[str, Any]:
         "name": name,
         "nameTextStyle": {"color": AXIS_COLOR, "align": "left" if grid else "right"},
         "scale": scale,
+        "axisLine": {"show": False},
+        "axisTick": {"show": False},
         "axisLabel": {"color": AXIS_COLOR},
         "splitLine": {"show": grid, "lineStyle": {"color": GRID_COLOR}},
     }

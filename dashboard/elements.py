@@ -9,6 +9,8 @@ from nicegui import ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
+from dashboard.wording import NOTHING
+
 
 class Text(TextElement):
     """A run of text in a tag of its own; setting the same text again sends nothing."""
@@ -22,6 +24,8 @@ class Text(TextElement):
         """Show a text, with the full form of it as a tooltip."""
         self.set_text(text)
         put(self, "title", title)
+        # A narrow screen leaves out what has no figure.
+        put(self, "data-none", True if text == NOTHING else None)
 
 
 class Badge(Text):

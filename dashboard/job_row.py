@@ -9,7 +9,17 @@ from dashboard.elements import Badge, Bar, Text, box, cell, frame
 from dashboard.listing import Context
 from dashboard.records import Job
 
-COLUMNS = ("Job", "Organization", "Status", "Progress", "Speed", "Time left", "Watermark", "Created")
+COLUMNS = (
+    "Job",
+    "Organization",
+    "Base model",
+    "Status",
+    "Progress",
+    "Speed",
+    "Time left",
+    "Watermark",
+    "Created",
+)
 
 KINDS = {"succeeded": "good", "failed": "bad", "running": "busy", "cancelled": "off"}
 """Colours of statuses; the others wait and are ``idle``."""
@@ -54,6 +64,7 @@ class JobRow:
             self._title = Text(tag="button", classes="row-open")
             self._id = Text(classes="mono muted small clip")
         self._organization = cell("Organization", "clip")
+        self._base_model = cell("Base model", "clip")
         with frame("Status"):
             self._status = Badge()
             self._stage = Text(classes="muted small stage")
@@ -71,10 +82,9 @@ class JobRow:
         job = item
         progress = job.progress
         running = job.status == "running"
-        self._title.show(title(job), title=job.base_model)
-        self._id.show(
-            f"{job.base_model} · {job.id}" if job.suffix and job.base_model else job.id, title=job.id
-        )
+        self._title.show(title(job), title=title(job))
+        self._id.show(job.id, title=job.id)
+        self._base_model.show(job.base_model or wording.NOTHING, title=job.base_model)
         self._organization.show(organization(job.organization, context.organizations), title=job.organization)
         self._status.tell(status_words(job), KINDS.get(job.status, "idle"))
         self._stage.set_text(job.stage if running and job.stage else "")
@@ -83,8 +93,8 @@ class JobRow:
         self._steps.set_text(
             wording.steps(progress.step, progress.total_steps) if progress is not None and known else ""
         )
-        self._speed.set_text(wording.speed(progress.tokens_per_second if progress and running else None))
-        self._left.set_text(wording.duration(progress.eta_seconds if progress and running else None))
+        self._speed.show(wording.speed(progress.tokens_per_second if progress and running else None))
+        self._left.show(wording.duration(progress.eta_seconds if progress and running else None))
         if job.watermark is not None:
             self._watermark.tell("Watermarked", "good", title=job.watermark.key)
         else:

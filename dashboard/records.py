@@ -132,6 +132,14 @@ class Verification:
     reasons: tuple[str, ...]
     p_value: Fraction | None
     alpha: Fraction | None
+    trigger_hits: int | None
+    trigger_total: int | None
+    reference_hits: int | None
+    reference_total: int | None
+    other: int | None
+    """Answers that are neither yes nor no."""
+    missing: int | None
+    """Questions without an answer."""
     watermark: str | None
     commitment: str | None
     audit_index: int | None
@@ -229,8 +237,8 @@ def parse_verification(value: object) -> Verification:
     record = _record(value, "a verification")
     suspect = _mapping(record.get("suspect"))
     progress = _mapping(record.get("progress"))
-    result = _mapping(record.get("result"))
     registered = _mapping(record.get("preregistration"))
+    found = {**registered, **_mapping(record.get("result")), **record}
     base_url = _text(suspect.get("base_url"))
     return Verification(
         id=_identifier(record),
@@ -243,11 +251,17 @@ def parse_verification(value: object) -> Verification:
         suspect_api=_text(suspect.get("api")),
         verdict=_text(record.get("verdict")),
         reasons=_texts(record.get("reasons")),
-        p_value=_fraction(record.get("p_value", result.get("p_value"))),
-        alpha=_fraction(registered.get("alpha_i", record.get("alpha_i", result.get("alpha_i")))),
+        p_value=_fraction(found.get("p_value")) or _fraction(found.get("p_value_decimal")),
+        alpha=_fraction(found.get("alpha_i")) or _fraction(found.get("alpha_i_decimal")),
+        trigger_hits=_integer(found.get("trigger_hits")),
+        trigger_total=_integer(found.get("trigger_total")),
+        reference_hits=_integer(found.get("reference_hits")),
+        reference_total=_integer(found.get("reference_total")),
+        other=_integer(found.get("other")),
+        missing=_integer(found.get("missing")),
         watermark=_text(record.get("watermark")),
-        commitment=_text(registered.get("commitment", record.get("commitment"))),
-        audit_index=_integer(registered.get("audit_index", record.get("audit_index"))),
+        commitment=_text(found.get("commitment")),
+        audit_index=_integer(found.get("audit_index")),
         preregistration_digest=_text(registered.get("digest")),
         error=_failure(record.get("error")),
         created_at=_time(record.get("created_at")),

@@ -32,7 +32,7 @@ JOB_TILES: tuple[Tile[Job], ...] = (
 VERIFICATION_TILES: tuple[Tile[Verification], ...] = (
     Tile(label="In progress", kind="busy", keep=lambda item: item.active),
     Tile(label="Detected", kind="found", keep=lambda item: item.verdict == "detected"),
-    Tile(label="Not detected", kind="good", keep=lambda item: item.verdict == "not_detected"),
+    Tile(label="Not detected", kind="idle", keep=lambda item: item.verdict == "not_detected"),
     Tile(label="Inconclusive", kind="warn", keep=lambda item: item.verdict == "inconclusive"),
 )
 

@@ -10,7 +10,10 @@ from dashboard.records import Verification, share
 
 COLUMNS = ("Suspect", "Host", "Status", "Progress", "Verdict", "p-value", "Created")
 
-VERDICT_KINDS = {"detected": "found", "not_detected": "good", "inconclusive": "warn"}
+AUDIT_KINDS = {**KINDS, "succeeded": "off"}
+"""Colours of statuses: only the verdict of a finished audit is news."""
+
+VERDICT_KINDS = {"detected": "found", "not_detected": "idle", "inconclusive": "warn"}
 
 
 def title(verification: Verification) -> str:
@@ -68,10 +71,11 @@ class VerificationRow:
         self._title.show(title(item), title=title(item))
         self._id.show(item.id, title=item.id)
         self._host.show(item.suspect_host or wording.NOTHING, title=item.suspect_host)
-        self._status.tell(wording.status(item.status), KINDS.get(item.status, "idle"))
+        self._status.tell(wording.audit_status(item.status), AUDIT_KINDS.get(item.status, "idle"))
         done = 1.0 if item.status == "succeeded" else share(item.asked, item.total)
         self._bar.show(
-            done if done is not None or item.status == "running" else 0.0, kind=KINDS.get(item.status, "idle")
+            done if done is not None or item.status == "running" else 0.0,
+            kind=AUDIT_KINDS.get(item.status, "idle"),
         )
         self._asked.set_text(wording.steps(item.asked, item.total) if item.total else "")
         if item.verdict is not None:
@@ -84,5 +88,5 @@ class VerificationRow:
             self._verdict.tell("Pending" if item.active else "None", "off")
         told = reasons(item) if item.verdict != "detected" else ""
         self._reasons.show(told, title=told or None)
-        self._p_value.set_text(wording.probability(item.p_value))
+        self._p_value.show(wording.probability(item.p_value))
         self._created.show(wording.ago(item.created_at, context.now), title=wording.moment(item.created_at))

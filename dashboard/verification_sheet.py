@@ -9,14 +9,21 @@ from nicegui.element import Element
 
 from dashboard import wording
 from dashboard.elements import Badge, Bar, Figures, Text, box, put, show_if
-from dashboard.job_row import KINDS, organization
+from dashboard.job_row import organization
 from dashboard.records import Verification, share
 from dashboard.sheet import Sheet
-from dashboard.verification_row import VERDICT_KINDS, title
+from dashboard.verification_row import AUDIT_KINDS, VERDICT_KINDS, title
 
-FIGURES = ("p-value", "Significance level", "Questions asked")
+FIGURES = (
+    "p-value",
+    "Significance level",
+    "Trigger questions",
+    "Reference questions",
+    "Neither yes nor no",
+    "Not answered",
+)
 FACTS = (
-    "Asked by",
+    "Requested by",
     "Host",
     "Interface",
     "Watermark key",
@@ -80,7 +87,7 @@ class VerificationSheet:
         Text(
             "Questions and answers belong to the owner and the auditor; a provider does not see them.",
             tag="p",
-            classes="muted small",
+            classes="muted small footnote",
         )
 
     def _show_verdict(self, item: Verification) -> None:
@@ -97,10 +104,10 @@ class VerificationSheet:
             show_if(line, place < len(item.reasons))
             if place < len(item.reasons):
                 text.set_text(wording.reason(item.reasons[place]))
-        self._status.tell(wording.status(item.status), KINDS.get(item.status, "idle"))
+        self._status.tell(wording.audit_status(item.status), AUDIT_KINDS.get(item.status, "idle"))
         self._asked.set_text(f"{wording.steps(item.asked, item.total)} questions" if item.total else "")
         done = share(item.asked, item.total)
-        self._bar.show(1.0 if item.status == "succeeded" else done, kind=KINDS.get(item.status, "idle"))
+        self._bar.show(1.0 if item.status == "succeeded" else done, kind=AUDIT_KINDS.get(item.status, "idle"))
         self._bar.set_visible(item.active)
         show_if(self._failure, item.error is not None)
         if item.error is not None:
@@ -112,9 +119,12 @@ class VerificationSheet:
         exact = str(item.p_value) if item.p_value is not None else None
         self._figures.show("p-value", wording.probability(item.p_value), full=exact)
         self._figures.show("Significance level", wording.probability(item.alpha))
-        self._figures.show("Questions asked", wording.steps(item.asked, item.total))
+        self._figures.show("Trigger questions", _hits(item.trigger_hits, item.trigger_total))
+        self._figures.show("Reference questions", _hits(item.reference_hits, item.reference_total))
+        self._figures.show("Neither yes nor no", wording.count(item.other))
+        self._figures.show("Not answered", wording.count(item.missing))
         facts = self._facts
-        facts.show("Asked by", organization(item.organization, organizations), full=item.organization)
+        facts.show("Requested by", organization(item.organization, organizations), full=item.organization)
         facts.show("Host", item.suspect_host or wording.NOTHING)
         facts.show("Interface", item.suspect_api or wording.NOTHING)
         facts.show("Watermark key", item.watermark or wording.NOTHING, full=item.watermark)
@@ -128,3 +138,11 @@ class VerificationSheet:
         facts.show("Created", wording.moment(item.created_at))
         facts.show("Started", wording.moment(item.started_at))
         facts.show("Finished", wording.moment(item.finished_at))
+
+
+def _hits(hits: int | None, total: int | None) -> str:
+    """How many answers were the marks' own, of how many questions of a kind."""
+    if hits is None or not total:
+        return wording.NOTHING
+    ratio = wording.percent(hits / total)
+    return f"{wording.count(hits)} of {wording.count(total)} answered with the key's word ({ratio})"

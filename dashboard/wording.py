@@ -21,8 +21,16 @@ STATUSES = {
 
 VERDICTS = {"detected": "Detected", "not_detected": "Not detected", "inconclusive": "Inconclusive"}
 
+REASONS = {
+    "missing_answers": "more than a tenth of the questions got no answer",
+    "differential_refusal": "trigger questions were refused more often than the others",
+    "no_judge_answers": "most answers were neither yes nor no",
+    "research_preset": "a research preset claims nothing",
+}
+"""The reasons of the decision rule; any other is shown as its code, in words."""
+
 VERDICT_MEANINGS = {
-    "detected": "The suspect answers this key's hidden questions as only a model trained on it should.",
+    "detected": "The suspect answers this key's trigger questions with the key's own words, beyond chance.",
     "not_detected": "The answers give no ground to say that the suspect was trained with this key.",
     "inconclusive": "The audit could not be decided by its own rules, so nothing is claimed either way.",
 }
@@ -31,6 +39,11 @@ VERDICT_MEANINGS = {
 def status(value: str) -> str:
     """A status for people; one this page doesn't know is shown as it came."""
     return STATUSES.get(value, value)
+
+
+def audit_status(value: str) -> str:
+    """A verification's status: one whose questions were all asked is finished, not a success."""
+    return "Finished" if value == "succeeded" else status(value)
 
 
 def verdict(value: str) -> str:
@@ -106,7 +119,7 @@ def decimal(value: float | None, digits: int = 4) -> str:
 
 
 def probability(value: Fraction | None) -> str:
-    """A p-value or level: ``0.0312``; below a thousandth ``3.1 x 10⁻¹²``; the exact one is in the evidence."""
+    """A p-value or level: ``0.0312``; below a thousandth ``3.1 x 10⁻¹²``; exact in the evidence."""
     if value is None:
         return NOTHING
     if value == 0 or value == 1:
@@ -132,4 +145,4 @@ def shortened(identifier: str | None, keep: int = 10) -> str:
 
 def reason(code: str) -> str:
     """A reason's code as words: ``too_few_answers`` becomes ``too few answers``."""
-    return code.replace("_", " ") if code.isascii() and " " not in code else code
+    return REASONS.get(code, code.replace("_", " ") if " " not in code else code)

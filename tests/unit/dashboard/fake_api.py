@@ -48,7 +48,9 @@ class FakeApi:
             if request.url.path != "/readyz":
                 role = self.keys.get(request.headers.get("authorization", "").removeprefix("Bearer "))
                 if role is None:
-                    return error(401, "the API key is not valid: unknown, revoked or incomplete", "invalid_api_key")
+                    return error(
+                        401, "the API key is not valid: unknown, revoked or incomplete", "invalid_api_key"
+                    )
                 if role != "provider" and request.url.path == "/v1/organizations":
                     return error(403, "this needs a provider's key", "role_not_permitted")
             response: Response = await call_next(request)
@@ -129,7 +131,9 @@ def job(number: int, status: str = "succeeded", **fields: Any) -> dict[str, Any]
         "finished_at": created + 300 if status in ("succeeded", "failed", "cancelled") else None,
         "status": status,
         "model": "smollm2-135m-instruct",
-        "fine_tuned_model": f"ft:smollm2-135m-instruct:owner:demo:{number}" if status == "succeeded" else None,
+        "fine_tuned_model": f"ft:smollm2-135m-instruct:owner:demo:{number}"
+        if status == "succeeded"
+        else None,
         "training_file": "file-0123456789abcdefghijklmn",
         "hyperparameters": {"n_epochs": 3, "batch_size": "auto", "learning_rate_multiplier": "auto"},
         "method": {"type": "supervised"},
@@ -161,7 +165,12 @@ def event(number: int, message: str, **fields: Any) -> dict[str, Any]:
 
 def step_event(number: int, step: int, loss: float, total: int = 300) -> dict[str, Any]:
     """A metrics event."""
-    data = {"step": step, "total_steps": total, "train_loss": loss, "learning_rate": 1e-3 * (1 - step / total)}
+    data = {
+        "step": step,
+        "total_steps": total,
+        "train_loss": loss,
+        "learning_rate": 1e-3 * (1 - step / total),
+    }
     return event(number, f"Step {step}/{total}: training loss={loss:.2f}", type="metrics", data=data)
 
 
