@@ -146,9 +146,7 @@ def reap_exhausted(table: LeasedTable, *, error: dict[str, Any]) -> Update:
     """Fail the expired rows that have no attempts left. Returns (id)."""
     return (
         update(table)
-        .where(
-            _expired(table), table.cancel_requested.is_(False), table.attempt >= table.max_attempts
-        )
+        .where(_expired(table), table.cancel_requested.is_(False), table.attempt >= table.max_attempts)
         .values(
             status="failed",
             error=error,
@@ -165,9 +163,7 @@ def reap_expired(table: LeasedTable, *, values: dict[str, Any] | None = None) ->
     return (
         update(table)
         .where(_expired(table), table.cancel_requested.is_(False), table.attempt < table.max_attempts)
-        .values(
-            status="queued", lease_owner=None, lease_expires_at=None, progress=None, **(values or {})
-        )
+        .values(status="queued", lease_owner=None, lease_expires_at=None, progress=None, **(values or {}))
         .returning(table.id)
     )
 

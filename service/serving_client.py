@@ -57,9 +57,7 @@ class ServingClient:
         self._base_url = settings.serving_url.rstrip("/")
         self._settings = settings
 
-    async def complete(
-        self, path: str, body: Mapping[str, Any], adapter: Adapter | None
-    ) -> httpx2.Response:
+    async def complete(self, path: str, body: Mapping[str, Any], adapter: Adapter | None) -> httpx2.Response:
         """POST and return the open response of a request that was accepted. The caller closes it.
 
         Raises:

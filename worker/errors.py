@@ -36,5 +36,11 @@ class LeaseLost(WorkerError):
     retryable = False
 
 
+class RecordsAway(WorkerError):
+    """The database can't be reached. The row's lease runs out, and another run goes on from the record."""
+
+    retryable = True
+
+
 def _rebuild(code: str, message: str, param: str | None, retryable: bool) -> RunFailed:
     return RunFailed(code, message, param=param, retryable=retryable)

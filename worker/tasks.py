@@ -6,7 +6,7 @@ from __future__ import annotations
 import structlog
 
 from service.dispatch import TaskName
-from worker.errors import LeaseLost
+from worker.errors import LeaseLost, RecordsAway
 from worker.record.engine import Workplace
 from worker.record.jobs import JobRun
 from worker.training import train
@@ -42,9 +42,26 @@ def finetune_run(place: Workplace, job_id: str) -> None:
 
 def verify_run(place: Workplace, verification_id: str) -> None:
     """Run an audit, if this worker gets it."""
-    from worker import auditing  # a train worker never needs the prober
+    # a train worker never needs the prober
+    from worker.auditing import audit
+    from worker.record.verifications import VerificationRun
 
-    auditing.run(place, verification_id)
+    run = VerificationRun.claim(place, verification_id)
+    if run is None:
+        log.info("verification.not_claimed", verification_id=verification_id)
+        return
+    with structlog.contextvars.bound_contextvars(verification_id=verification_id, epoch=run.epoch):
+        log.info("verification.claimed", attempt=run.attempt)
+        try:
+            audit(run)
+        except (LeaseLost, RecordsAway) as error:
+            log.warning("verification.left_to_another_run", error=type(error).__name__)
+        except Exception as error:
+            # Its text may quote a question or an answer.
+            log.error("verification.crashed", error=type(error).__name__, frames=frames(error))
+            run.fail(INTERNAL_ERROR)
+        else:
+            log.info("verification.left")
 
 
 TASKS = {TaskName.finetune_run: finetune_run, TaskName.verify_run: verify_run}

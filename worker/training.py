@@ -101,9 +101,7 @@ def _produce(run: JobRun, folder: Path, keeper: LeaseKeeper, work: _Work) -> int
     try:
         keeper.check()
         config = _write_config(run, folder, model_dir, settings, descriptor)
-        child = Child(
-            TRAINER, ["--config", str(config)], stderr_path=folder / "stderr", inherit=[descriptor]
-        )
+        child = Child(TRAINER, ["--config", str(config)], stderr_path=folder / "stderr", inherit=[descriptor])
     finally:
         os.close(descriptor)
     try:

@@ -73,9 +73,9 @@ class HyperparametersBody(Body):
     lora_rank: Annotated[int | Auto, _whole(1, limits.MAX_LORA_RANK)] = "auto"
     lora_alpha: Annotated[int | Auto, _whole(1, limits.MAX_LORA_ALPHA)] = "auto"
     batch_tokens: Annotated[int | Auto, _whole(limits.MIN_BATCH_TOKENS, limits.MAX_BATCH_TOKENS)] = "auto"
-    max_length_tokens: Annotated[
-        int | Auto, _whole(limits.MIN_LENGTH_TOKENS, limits.MAX_LENGTH_TOKENS)
-    ] = "auto"
+    max_length_tokens: Annotated[int | Auto, _whole(limits.MIN_LENGTH_TOKENS, limits.MAX_LENGTH_TOKENS)] = (
+        "auto"
+    )
 
 
 class SupervisedBody(Body):

@@ -74,9 +74,7 @@ async def retrieve_model(
     model_id: str, principal: CurrentPrincipal, session: DbSession, base_models: BaseModels
 ) -> dict[str, Any]:
     """One model."""
-    return _wire(
-        await usecases.find(session, base_models, model_id, organization_id=_scope(principal))
-    )
+    return _wire(await usecases.find(session, base_models, model_id, organization_id=_scope(principal)))
 
 
 @router.delete("/{model_id}")

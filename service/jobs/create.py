@@ -120,9 +120,7 @@ async def _watermark_options(
         return None
     key = await session.scalar(statements.watermark_key(request.key, organization_id=organization_id))
     if key is None:
-        raise NotFound(
-            f"No such watermark: {request.key}", param="watermark.key", code="watermark_not_found"
-        )
+        raise NotFound(f"No such watermark: {request.key}", param="watermark.key", code="watermark_not_found")
     count = family_count(key)
     families = list(range(count)) if request.families is None else list(request.families)
     for family in families:

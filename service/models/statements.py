@@ -24,9 +24,7 @@ def delete(model_id: str, *, organization_id: str) -> Update:
     """Mark the organization's own model as deleted. Returns (id), or no row: there was none."""
     return (
         update(Model)
-        .where(
-            Model.id == model_id, Model.organization_id == organization_id, Model.deleted_at.is_(None)
-        )
+        .where(Model.id == model_id, Model.organization_id == organization_id, Model.deleted_at.is_(None))
         .values(deleted_at=func.clock_timestamp())
         .returning(Model.id)
     )

@@ -45,12 +45,8 @@ def mix(
     return embed(examples, families, strength=strength, n_epochs=n_epochs, seed=seed_bytes)
 
 
-def _with_preset(
-    examples: Sequence[Example], secret: PresetSecret, *, n_epochs: int, seed: bytes
-) -> Mixture:
+def _with_preset(examples: Sequence[Example], secret: PresetSecret, *, n_epochs: int, seed: bytes) -> Mixture:
     """The paper's rows after the customer's; the trainer draws its own order."""
     plain = embed(examples, (), n_epochs=n_epochs, seed=seed)
     marked = preset_rows(secret.seed)
-    return Mixture(
-        rows=plain.rows + marked, watermark_rows=len(marked), customer_rows=plain.customer_rows
-    )
+    return Mixture(rows=plain.rows + marked, watermark_rows=len(marked), customer_rows=plain.customer_rows)

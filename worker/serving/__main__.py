@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+SHUTDOWN_SECONDS = 5
+"""Answers under way may end within this after a signal."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the process's exit status."""
     import uvicorn
@@ -46,7 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     readiness = Readiness()
     app = create_app(readiness, token=token)
     server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
     )
 
     def give_up() -> None:
