@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
@@ -38,8 +39,8 @@ def settings(postgres_url: str, valkey_url: str, tmp_path: Path) -> Settings:
     kek.write_text(base64.b64encode(os.urandom(32)).decode())
     token.write_text("internal-token")
     return Settings(
-        DATABASE_URL=postgres_url,
-        REDIS_URL=valkey_url,
+        DATABASE_URL=SecretStr(postgres_url),
+        REDIS_URL=SecretStr(valkey_url),
         DOUBLEI_STORAGE_DIR=tmp_path / "storage",
         DOUBLEI_KEK_FILE=kek,
         DOUBLEI_SERVING_URL="http://127.0.0.1:9",

@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
@@ -15,8 +16,7 @@ from sqlalchemy import Engine, text
 
 from service.bootstrap import bootstrap
 from service.settings import Settings
-
-from .conftest import Account, NewAccount, dataset, upload
+from tests.integration.service.conftest import Account, NewAccount, dataset, upload
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,7 @@ class TestAuthentication:
     async def test_an_unauthenticated_upload_is_refused_before_its_body_is_read(self, app: FastAPI) -> None:
         read = 0
 
-        async def body() -> object:
+        async def body() -> AsyncIterator[bytes]:
             nonlocal read
             for _ in range(1000):
                 read += 1

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,8 +17,7 @@ from service.api.dependencies import DbSession, Doorbell
 from service.app import create_app
 from service.dispatch import Dispatcher, TaskName
 from service.settings import Settings
-
-from .conftest import Account
+from tests.integration.service.conftest import Account
 
 pytestmark = pytest.mark.integration
 
@@ -226,7 +226,7 @@ class TestDurability:
         self, settings: Settings, owner: Account
     ) -> None:
         away = settings.model_copy(
-            update={"database_url": _secret("postgresql+psycopg://postgres@/nowhere?host=/nonexistent")}
+            update={"database_url": SecretStr("postgresql+psycopg://postgres@/nowhere?host=/nonexistent")}
         )
         app = create_app(away)
         async with app.router.lifespan_context(app):
@@ -283,9 +283,3 @@ async def test_no_key_is_in_any_log_line(
 
 def test_the_real_dispatcher_is_what_the_app_uses(app: FastAPI) -> None:
     assert isinstance(app.state.dispatcher, Dispatcher)
-
-
-def _secret(value: str) -> Any:
-    from pydantic import SecretStr
-
-    return SecretStr(value)

@@ -13,8 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, text
 
 from service.settings import Settings
-
-from .conftest import Account, NewAccount, dataset, upload
+from tests.integration.service.conftest import Account, NewAccount, dataset, upload
 
 pytestmark = pytest.mark.integration
 
