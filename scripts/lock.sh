@@ -22,11 +22,16 @@ if grep -Eiq '^(nvidia|triton|cuda)' "$tools/requirements.lock"; then
     echo "lock: torch resolved to a CUDA build; point UV_FIND_LINKS at a CPU wheel of it and try again" >&2
     exit 1
 fi
-"$tools/venv/bin/uv" pip compile requirements-api.in --constraint "$tools/requirements.lock" \
-    --quiet --generate-hashes --no-header --no-annotate \
-    --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o "$tools/requirements-api.lock"
+# The images' parts, at the same versions.
+for name in requirements-api requirements-worker; do
+    extra=$tools/torch.in
+    [ $name = requirements-api ] && extra=
+    "$tools/venv/bin/uv" pip compile $name.in $extra --constraint "$tools/requirements.lock" \
+        --quiet --generate-hashes --no-header --no-annotate --no-emit-package torch \
+        --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o "$tools/$name.lock"
+done
 
-for name in requirements requirements-api; do
+for name in requirements requirements-worker requirements-api; do
     { echo "# Made from $name.in by 'make lock'. Do not edit."; cat "$tools/$name.lock"; } > "$name.lock.new"
     mv "$name.lock.new" "$name.lock"
     echo "$name.lock: $(grep -c '^[A-Za-z0-9]' "$name.lock") packages"

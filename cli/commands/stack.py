@@ -44,9 +44,7 @@ def register(app: typer.Typer) -> None:
 def up(
     home: HomeOption = None,
     port: PortOption = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return when it is up.")
-    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is up.")] = False,
 ) -> None:
     """Start the whole stack and keep it running until Ctrl-C.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Self
 
-from cli.errors import StackError
+from cli.errors import CliError, StackError
 from cli.stack import postgres, state
 from cli.stack.events import EventKind, Listener, StackEvent
 from cli.stack.guard import clear
@@ -209,7 +209,7 @@ class Stack:
             lock.acquire()
             clear_stale(self.home)
             self._supervise()
-        except StackError as error:
+        except CliError as error:
             self._failure = error
         except Exception as error:
             self._failure = StackError(f"the supervisor failed: {type(error).__name__}: {error}")

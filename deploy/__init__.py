@@ -1,0 +1,1 @@
+"""What only a container deployment needs. Standard library only."""
