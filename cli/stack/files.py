@@ -20,3 +20,9 @@ def write_private(path: Path, text: str) -> None:
     except BaseException:
         building.unlink(missing_ok=True)
         raise
+
+
+def make_private_dir(path: Path) -> None:
+    """Make the folder ``path`` if it is not there, and close it to other users either way."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import AlreadyRunning, StackError, UsageMistake
-from cli.stack.files import write_private
+from cli.stack.files import make_private_dir, write_private
 
 DEFAULT_NAME = ".doublei"
 HOME_VARIABLE = "DOUBLEI_HOME"
@@ -96,7 +96,7 @@ def prepare(home: Home) -> None:
     home.lock_file.touch(mode=0o600)
     root.chmod(0o700)
     for part in (home.valkey, home.storage, home.logs, home.secrets):
-        part.mkdir(mode=0o700, exist_ok=True)
+        make_private_dir(part)
 
 
 def ensure_secrets(home: Home) -> None:

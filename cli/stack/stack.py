@@ -147,8 +147,9 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-        if error is None and self._failure is not None:
-            raise self._failure
+        # A broken stack explains what went wrong in the body, not the other way round.
+        if self._failure is not None and not isinstance(error, Interrupted):
+            raise self._failure from error
 
     def wait(self) -> None:
         """Return when the stack ends by itself; `Interrupted` is raised here on a signal.
