@@ -30,8 +30,8 @@ def finetune_run(place: Workplace, job_id: str) -> None:
         log.info("job.claimed", attempt=run.attempt)
         try:
             train(run)
-        except LeaseLost:
-            log.warning("job.lease_lost")
+        except (LeaseLost, RecordsAway) as error:
+            log.warning("job.left_to_another_run", error=type(error).__name__)
         except Exception as error:
             # Its text may quote the dataset: the type is enough to tell, the frames say where.
             log.error("job.crashed", error=type(error).__name__, frames=frames(error))

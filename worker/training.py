@@ -200,13 +200,13 @@ class Relay:
         """One report. Kinds that are not known are ignored."""
         match report.get("event"):
             case "loading":
-                self.run.write(stage="loading")
+                self.run.note(stage="loading")
             case "started":
-                self.run.write(_started_event(report), stage="training")
+                self.run.note(_started_event(report), stage="training")
             case "step":
                 self._step(report)
             case "saving":
-                self.run.write(Event(message="Saving the adapter"), stage="exporting")
+                self.run.note(Event(message="Saving the adapter"), stage="exporting")
             case "finished":
                 self.finished = report
             case "error":
@@ -255,7 +255,7 @@ class Relay:
             self._last_metric, self._last_logged_step = now, step
             loss = report.get("loss")
             shown = f"{loss:.2f}" if isinstance(loss, int | float) else "?"
-            self.run.write(
+            self.run.note(
                 Event(
                     message=f"Step {step}/{total}: training loss={shown}",
                     type="metrics",

@@ -91,6 +91,11 @@ def finish(job_id: str, *, epoch: int, status: JobStatus, values: dict[str, Any]
     return leases.finish(Job, job_id, epoch=epoch, status=status, values=NOT_RUNNING | (values or {}))
 
 
+def ended(job_id: str, *, epoch: int, status: JobStatus) -> Select[str]:
+    """The job, if the run of this epoch was its last and ended so."""
+    return select(Job.id).where(Job.id == job_id, Job.lease_epoch == epoch, Job.status == status)
+
+
 def hand_back(job_id: str, *, epoch: int, count_attempt: bool) -> Update:
     """See `leases.hand_back`."""
     return leases.hand_back(Job, job_id, epoch=epoch, count_attempt=count_attempt, values=NOT_RUNNING)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import select, update
 
@@ -87,6 +88,24 @@ class Note:
 def note(tmp_path: Path) -> Note:
     """Where the fake trainer leaves its process id and environment."""
     return Note(tmp_path / "note.json")
+
+
+@pytest.fixture
+def make_unreachable(deployment: Any, postgres_server: Path) -> Iterator[Callable[[bool], None]]:
+    """Close the test's database to everybody, or open it again."""
+    name = deployment.settings.database_url.get_secret_value().split("@/")[1].split("?")[0]
+    server = f"host={postgres_server} user=postgres dbname=postgres"
+
+    def make(closed: bool) -> None:
+        with psycopg.connect(server, autocommit=True) as connection:
+            allowed = "false" if closed else "true"
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}".encode())
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+            )
+
+    yield make
+    make(False)
 
 
 class TestARealRun:
@@ -232,6 +251,23 @@ class TestFailures:
         row = deployment.read(job_id)
         assert (row.status, row.error["code"]) == ("failed", "sealed_value_unreadable")
         assert models(deployment) == []
+
+    def test_a_database_that_restarts_does_not_end_the_training(
+        self, deployment: Any, fake_trainer: FakeTrainer, note: Note, make_unreachable: Callable[[bool], None]
+    ) -> None:
+        """What happened meanwhile is recorded afterwards."""
+        fake_trainer("slow", FAKE_TRAINER_NOTE=note.path)
+        job_id = deployment.job()
+        thread = threading.Thread(target=finetune_run, args=(deployment.place(), job_id))
+        thread.start()
+        assert note.pid
+        wait_for(lambda: "Training started" in str(deployment.messages(job_id)), seconds=10, what="started")
+        make_unreachable(True)
+        time.sleep(5)
+        make_unreachable(False)
+        thread.join(20)
+        assert deployment.read(job_id).status == "succeeded"
+        assert "Saving the adapter" in deployment.messages(job_id)
 
     def test_a_bug_fails_the_job_and_is_logged_without_its_text(
         self, deployment: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any

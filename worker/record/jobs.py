@@ -1,13 +1,16 @@
-"""A claimed job as its run sees it. Each write names the run's epoch; once the lease is lost it is refused."""
+"""A claimed job as its run sees it. A write names the run's epoch; once the lease is lost it is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import func
+from sqlalchemy import Insert, Update, func
+from sqlalchemy.exc import SQLAlchemyError
 
+from service.db.faults import is_temporary
 from service.db.models import WatermarkKey
 from service.jobs import statements
 from service.jobs.cancel import CANCELLED_MESSAGE
@@ -16,6 +19,12 @@ from service.jobs.naming import fine_tuned_model
 from worker.errors import LeaseLost
 from worker.lease import Beat
 from worker.record.engine import Workplace
+from worker.record.outage import persist
+
+T = TypeVar("T")
+
+MAX_UNWRITTEN = 200
+"""Events kept for a database that is away; older ones are given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +55,8 @@ class JobRun:
     dataset_sha256: str
     watermark_key: WatermarkKey | None = field(repr=False)
     watermark_options: dict[str, Any] | None
+    unwritten: list[Event] = field(default_factory=list, repr=False)
+    """Events of `note` that the database was not there for."""
     latest: dict[str, Any] | None = None
     """Progress to be stored with the next heartbeat; replaced, never changed, so that threads may read it."""
 
@@ -111,46 +122,49 @@ class JobRun:
         return Beat.cancel_requested if row.cancel_requested else Beat.kept
 
     def write(self, *events: Event, **values: Any) -> None:
-        """Set columns of the job and append events, in one transaction.
+        """Set columns of the job and append events, in one transaction; waits for a database that restarts.
+
+        Raises:
+            LeaseLost: another run has the job.
+            RecordsAway: the database stayed away.
+        """
+        self._persist(lambda _: self._write_once((*self.unwritten, *events), values))
+        self.unwritten.clear()
+
+    def note(self, *events: Event, **values: Any) -> None:
+        """The same for what may be late: while the database is away, events wait for the next call.
 
         Raises:
             LeaseLost: another run has the job.
         """
-        with self.place.sessions.begin() as session:
-            held = (
-                statements.set_while_held(self.job_id, epoch=self.epoch, values=values)
-                if values
-                else statements.lock_while_held(self.job_id, epoch=self.epoch)
-            )
-            if session.execute(held).first() is None:
-                raise LeaseLost(self.job_id)
-            for event in events:
-                session.execute(self._insert(event))
+        waiting = (*self.unwritten, *events)
+        try:
+            self._write_once(waiting, values)
+        except SQLAlchemyError as error:
+            if not is_temporary(error):
+                raise
+            self.unwritten = list(waiting[-MAX_UNWRITTEN:])
+        else:
+            self.unwritten = []
 
     def succeed(self, *, adapter_path: str, manifest: dict[str, str], trained_tokens: int | None) -> bool:
         """Publish the model and end the job, in one transaction. False: cancelled, or the lease is lost."""
         values: dict[str, Any] = {"fine_tuned_model": self.model_id, "trained_tokens": trained_tokens}
         if self.latest is not None:
             values["progress"] = self.latest
-        with self.place.sessions.begin() as session:
-            finish = statements.finish(
-                self.job_id, epoch=self.epoch, status=JobStatus.succeeded, values=values
-            )
-            if session.execute(finish).first() is None:
-                return False
-            session.execute(
-                statements.publish(
-                    model_id=self.model_id,
-                    organization_id=self.organization_id,
-                    job_id=self.job_id,
-                    base_model=self.base_model,
-                    adapter_path=adapter_path,
-                    manifest=manifest,
-                )
-            )
-            session.execute(self._insert(Event(message=f"New fine-tuned model created: {self.model_id}")))
-            session.execute(self._insert(Event(message="The job has successfully completed")))
-        return True
+        model = statements.publish(
+            model_id=self.model_id,
+            organization_id=self.organization_id,
+            job_id=self.job_id,
+            base_model=self.base_model,
+            adapter_path=adapter_path,
+            manifest=manifest,
+        )
+        events = (
+            Event(message=f"New fine-tuned model created: {self.model_id}"),
+            Event(message="The job has successfully completed"),
+        )
+        return self._end(JobStatus.succeeded, *events, also=model, **values)
 
     def cancelled(self) -> bool:
         """End the job as its owner asked. False: the lease is lost."""
@@ -163,23 +177,50 @@ class JobRun:
 
     def hand_back(self, reason: str, *, count_attempt: bool) -> bool:
         """Queue the job for another run. False: the lease is lost, or its cancellation was asked for."""
+        event = Event(message=f"{reason}; the job is queued again", level="warn")
+        statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
+        return self._persist(lambda _: self._leave_once(statement, (event,), None))
+
+    def _end(self, status: JobStatus, *events: Event, also: Insert | None = None, **values: Any) -> bool:
+        finish = statements.finish(self.job_id, epoch=self.epoch, status=status, values=values)
+
+        def end(repeated: bool) -> bool:
+            return self._leave_once(finish, events, also) or (repeated and self._ended_as(status))
+
+        return self._persist(end)
+
+    def _ended_as(self, status: JobStatus) -> bool:
+        """Did an earlier call, whose answer was lost, end it so?"""
+        with self.place.sessions() as session:
+            found = session.execute(statements.ended(self.job_id, epoch=self.epoch, status=status))
+            return found.first() is not None
+
+    def _write_once(self, events: Sequence[Event], values: dict[str, Any]) -> None:
         with self.place.sessions.begin() as session:
-            statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
+            held = (
+                statements.set_while_held(self.job_id, epoch=self.epoch, values=values)
+                if values
+                else statements.lock_while_held(self.job_id, epoch=self.epoch)
+            )
+            if session.execute(held).first() is None:
+                raise LeaseLost(self.job_id)
+            for event in events:
+                session.execute(self._insert(event))
+
+    def _leave_once(self, statement: Update, events: Sequence[Event], also: Insert | None) -> bool:
+        with self.place.sessions.begin() as session:
             if session.execute(statement).first() is None:
                 return False
-            event = Event(message=f"{reason}; the job is queued again", level="warn")
-            session.execute(self._insert(event))
+            if also is not None:
+                session.execute(also)
+            for event in (*self.unwritten, *events):
+                session.execute(self._insert(event))
         return True
 
-    def _end(self, status: JobStatus, event: Event, **values: Any) -> bool:
-        with self.place.sessions.begin() as session:
-            finish = statements.finish(self.job_id, epoch=self.epoch, status=status, values=values)
-            if session.execute(finish).first() is None:
-                return False
-            session.execute(self._insert(event))
-        return True
+    def _persist(self, write: Callable[[bool], T]) -> T:
+        return persist(write, patience_seconds=self.place.settings.lease_seconds)
 
-    def _insert(self, event: Event) -> Any:
+    def _insert(self, event: Event) -> Insert:
         return statements.event(
             self.job_id, event.message, level=event.level, type=event.type, data=event.data
         )
