@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ from nicegui import Client, ui
 
 from dashboard import job_row, verification_row
 from dashboard.elements import COPY_SCRIPT, Text, box
-from dashboard.errors import DashboardError, RequestRefused
+from dashboard.errors import DashboardError
 from dashboard.feed import Feed, Snapshot
 from dashboard.job_sheet import JobSheet
 from dashboard.listing import Context, Listing
@@ -104,10 +105,9 @@ class Page:
     async def _update_sheets(self, snapshot: Snapshot) -> None:
         job = next((item for item in snapshot.jobs if item.id == self._job_sheet.job_id), None)
         if job is not None:
-            try:
+            # What fails here fails for the feed too, which says so; the next snapshot tries again.
+            with suppress(DashboardError):
                 await self._job_sheet.update(job, snapshot.organizations)
-            except DashboardError:
-                self._feed.hurry()
         opened = self._verification_sheet.verification_id
         verification = next((item for item in snapshot.verifications if item.id == opened), None)
         if verification is not None:
@@ -124,7 +124,7 @@ class Page:
             elif verification_id:
                 found = next((item for item in snapshot.verifications if item.id == verification_id), None)
                 self._open_verification(found or await self._feed.api.verification(verification_id))
-        except RequestRefused as error:
+        except DashboardError as error:
             ui.notify(error.message, type="warning", position="top")
             self._forget_url()
 

@@ -51,6 +51,10 @@ class Sessions:
         session = self._sessions.get(session_id)
         if session is None or session.expires_at <= self._clock():
             return None
+        if session.feed.snapshot.signed_out is not None:
+            # The API refused the key meanwhile: there is nothing this session could show.
+            del self._sessions[session_id]
+            return None
         return session
 
     async def close(self, session: Session, reason: str) -> None:
