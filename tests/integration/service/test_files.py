@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -154,6 +155,52 @@ class TestUpload:
         assert response.status_code == 400
         assert response.json()["error"]["code"] == "invalid_multipart"
         assert leftovers(settings) == []
+
+    async def test_a_client_that_goes_away_leaves_nothing(
+        self, app: FastAPI, owner: Account, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The connection breaks in the middle of an upload: no file, no half file, no crash in the log."""
+        arriving = iter(
+            [
+                {
+                    "type": "http.request",
+                    "body": b'--B\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + b"x" * (2 << 20),
+                    "more_body": True,
+                },
+                {"type": "http.disconnect"},
+            ]
+        )
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(arriving)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = {
+            b"authorization": f"Bearer {owner.api_key}".encode(),
+            b"content-type": b"multipart/form-data; boundary=B",
+        }
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/files",
+            "raw_path": b"/v1/files",
+            "query_string": b"",
+            "headers": list(headers.items()),
+            "http_version": "1.1",
+            "scheme": "http",
+            "server": ("doublei.test", 80),
+            "client": ("127.0.0.1", 1),
+            "root_path": "",
+        }
+        await app(scope, receive, send)
+        assert sent == []
+        assert blobs(settings) == leftovers(settings) == []
+        logged = capsys.readouterr().err
+        assert "request.abandoned" in logged
+        assert "request.crashed" not in logged
 
     async def test_a_compressed_body_is_refused(self, owner: Account) -> None:
         response = await owner.http.post("/v1/files", content=b"x", headers={"content-encoding": "gzip"})

@@ -379,6 +379,37 @@ class TestGrants:
         assert response.json()["error"]["param"] == param
 
 
+class TestFamiliesLeft:
+    async def test_a_family_that_an_audit_asked_about_is_counted_once(
+        self, owner: Account, database: Engine
+    ) -> None:
+        """Two audits of family 0 burn one family; an audit of family 1 burns the other."""
+        made = await make(owner)
+        left = []
+        for number, family in enumerate((0, 0, 1)):
+            with database.begin() as connection:
+                for statement in (
+                    "INSERT INTO verifications (id, organization_id, key_id, status, suspect, plan) VALUES"
+                    " (:id, :organization, :key, 'queued', '{}', jsonb_build_object('family', :family))",
+                    "INSERT INTO preregistrations (verification_id, key_id, audit_index, canonical_bytes,"
+                    " sha256) VALUES (:id, :key, :number, '', '')",
+                ):
+                    connection.execute(
+                        text(statement),
+                        {
+                            "id": f"verif-{number}",
+                            "organization": owner.organization,
+                            "key": made["id"],
+                            "family": family,
+                            "number": number + 1,
+                        },
+                    )
+            left.append((await owner.http.get(f"/v1/watermarks/{made['id']}")).json()["families_left"])
+        assert left == [1, 1, 0]
+        (listed,) = (await owner.http.get("/v1/watermarks")).json()["data"]
+        assert listed["families_left"] == 0
+
+
 class TestDelete:
     async def test_the_sealed_secret_is_destroyed_and_the_commitment_stays(
         self, owner: Account, auditor: Account, stored: Callable[[str], WatermarkKey]
