@@ -30,6 +30,7 @@ FACTS = (
     "Trained tokens",
     "Hyperparameters",
     "Seed",
+    "Attempt",
     "Created",
     "Started",
     "Finished",
@@ -181,6 +182,10 @@ class JobSheet:
         values = ", ".join(f"{name} {value}" for name, value in job.hyperparameters)
         facts.show("Hyperparameters", values or wording.NOTHING)
         facts.show("Seed", str(job.seed) if job.seed is not None else wording.NOTHING)
+        if job.attempt is not None and job.attempt > 1:
+            facts.show("Attempt", f"No. {job.attempt}: an earlier worker did not finish")
+        else:
+            facts.hide("Attempt")
         facts.show("Created", wording.moment(job.created_at))
         facts.show("Started", wording.moment(job.started_at))
         facts.show("Finished", wording.moment(job.finished_at))

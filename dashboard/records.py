@@ -85,6 +85,7 @@ class Job:
     training_file: str | None
     seed: int | None
     trained_tokens: int | None
+    attempt: int | None
     hyperparameters: tuple[tuple[str, str], ...]
     progress: Progress | None
     watermark: JobWatermark | None
@@ -118,7 +119,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """One audit of a suspect: status and verdict, never what was asked or answered."""
+    """One audit of a suspect: status and verdict, never what was asked or answered.
+
+    Figures of the result are None where the API keeps them from a provider.
+    """
 
     id: str
     organization: str | None
@@ -141,10 +145,10 @@ class Verification:
     missing: int | None
     """Questions without an answer."""
     watermark: str | None
-    commitment: str | None
     audit_index: int | None
     preregistration_digest: str | None
     error: Failure | None
+    cancel_requested: bool
     created_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -200,6 +204,7 @@ def parse_job(value: object) -> Job:
         training_file=_text(record.get("training_file")),
         seed=_integer(record.get("seed")),
         trained_tokens=_integer(record.get("trained_tokens")),
+        attempt=_integer(record.get("attempt")),
         hyperparameters=_settings_of(_mapping(record.get("hyperparameters")) or supervised),
         progress=_progress(record.get("progress")),
         watermark=_watermark(record.get("watermark")),
@@ -260,10 +265,10 @@ def parse_verification(value: object) -> Verification:
         other=_integer(found.get("other")),
         missing=_integer(found.get("missing")),
         watermark=_text(record.get("watermark")),
-        commitment=_text(found.get("commitment")),
         audit_index=_integer(found.get("audit_index")),
-        preregistration_digest=_text(registered.get("digest")),
+        preregistration_digest=_text(registered.get("sha256")),
         error=_failure(record.get("error")),
+        cancel_requested=record.get("cancel_requested") is True,
         created_at=_time(record.get("created_at")),
         started_at=_time(record.get("started_at")),
         finished_at=_time(record.get("finished_at")),

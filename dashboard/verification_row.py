@@ -8,7 +8,7 @@ from dashboard.job_row import KINDS
 from dashboard.listing import Context
 from dashboard.records import Verification, share
 
-COLUMNS = ("Suspect", "Host", "Status", "Progress", "Verdict", "p-value", "Created")
+COLUMNS = ("Suspect", "Host", "Status", "Progress", "Verdict", "Created")
 
 AUDIT_KINDS = {**KINDS, "succeeded": "off"}
 """Colours of statuses: only the verdict of a finished audit is news."""
@@ -47,6 +47,22 @@ def reasons(verification: Verification) -> str:
     return "; ".join(wording.reason(code) for code in verification.reasons)
 
 
+def status_words(verification: Verification) -> str:
+    """The status, or that a cancel is on its way."""
+    if verification.cancel_requested and verification.active:
+        return "Cancelling"
+    return wording.audit_status(verification.status)
+
+
+def verdict_note(verification: Verification) -> str:
+    """What stands under a verdict: its p-value, where the API gives it, and its reasons."""
+    p_value = verification.p_value
+    notes = [reasons(verification)] if verification.reasons else []
+    if p_value is not None and verification.verdict is not None:
+        notes.insert(0, f"p = {wording.probability(p_value)}")
+    return "; ".join(notes)
+
+
 class VerificationRow:
     """The cells of one verification."""
 
@@ -63,7 +79,6 @@ class VerificationRow:
         with frame("Verdict", "cell-verdict"):
             self._verdict = Badge("badge verdict")
             self._reasons = Text(classes="muted small clip")
-        self._p_value = cell("p-value", "number")
         self._created = cell("Created", "number muted")
 
     def fill(self, item: Verification, context: Context) -> None:
@@ -71,7 +86,7 @@ class VerificationRow:
         self._title.show(title(item), title=title(item))
         self._id.show(item.id, title=item.id)
         self._host.show(item.suspect_host or wording.NOTHING, title=item.suspect_host)
-        self._status.tell(wording.audit_status(item.status), AUDIT_KINDS.get(item.status, "idle"))
+        self._status.tell(status_words(item), AUDIT_KINDS.get(item.status, "idle"))
         done = 1.0 if item.status == "succeeded" else share(item.asked, item.total)
         self._bar.show(
             done if done is not None or item.status == "running" else 0.0,
@@ -86,7 +101,6 @@ class VerificationRow:
             )
         else:
             self._verdict.tell("Pending" if item.active else "None", "off")
-        told = reasons(item) if item.verdict != "detected" else ""
+        told = verdict_note(item)
         self._reasons.show(told, title=told or None)
-        self._p_value.show(wording.probability(item.p_value))
         self._created.show(wording.ago(item.created_at, context.now), title=wording.moment(item.created_at))

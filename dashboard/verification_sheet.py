@@ -12,7 +12,7 @@ from dashboard.elements import Badge, Bar, Figures, Text, box, put, show_if
 from dashboard.job_row import organization
 from dashboard.records import Verification, share
 from dashboard.sheet import Sheet
-from dashboard.verification_row import AUDIT_KINDS, VERDICT_KINDS, title
+from dashboard.verification_row import AUDIT_KINDS, VERDICT_KINDS, status_words, title
 
 FIGURES = (
     "p-value",
@@ -27,7 +27,6 @@ FACTS = (
     "Host",
     "Interface",
     "Watermark key",
-    "Commitment",
     "Audit of this key",
     "Pre-registration",
     "Created",
@@ -85,7 +84,7 @@ class VerificationSheet:
             Text("Details", tag="h3")
             self._facts = Figures(FACTS)
         Text(
-            "Questions and answers belong to the owner and the auditor; a provider does not see them.",
+            "Questions, answers and evidence are for the owner and the auditor, not the provider.",
             tag="p",
             classes="muted small footnote",
         )
@@ -104,7 +103,7 @@ class VerificationSheet:
             show_if(line, place < len(item.reasons))
             if place < len(item.reasons):
                 text.set_text(wording.reason(item.reasons[place]))
-        self._status.tell(wording.audit_status(item.status), AUDIT_KINDS.get(item.status, "idle"))
+        self._status.tell(status_words(item), AUDIT_KINDS.get(item.status, "idle"))
         self._asked.set_text(f"{wording.steps(item.asked, item.total)} questions" if item.total else "")
         done = share(item.asked, item.total)
         self._bar.show(1.0 if item.status == "succeeded" else done, kind=AUDIT_KINDS.get(item.status, "idle"))
@@ -116,19 +115,26 @@ class VerificationSheet:
             self._failure_text.set_text(item.error.message)
 
     def _show_facts(self, item: Verification, organizations: Mapping[str, str]) -> None:
-        exact = str(item.p_value) if item.p_value is not None else None
-        self._figures.show("p-value", wording.probability(item.p_value), full=exact)
-        self._figures.show("Significance level", wording.probability(item.alpha))
-        self._figures.show("Trigger questions", _hits(item.trigger_hits, item.trigger_total))
-        self._figures.show("Reference questions", _hits(item.reference_hits, item.reference_total))
-        self._figures.show("Neither yes nor no", wording.count(item.other))
-        self._figures.show("Not answered", wording.count(item.missing))
+        figures = {
+            "p-value": wording.probability(item.p_value),
+            "Significance level": wording.probability(item.alpha),
+            "Trigger questions": _hits(item.trigger_hits, item.trigger_total),
+            "Reference questions": _hits(item.reference_hits, item.reference_total),
+            "Neither yes nor no": wording.count(item.other),
+            "Not answered": wording.count(item.missing),
+        }
+        for name, value in figures.items():
+            if value == wording.NOTHING:
+                self._figures.hide(name)
+            else:
+                self._figures.show(name, value)
+        if item.p_value is not None:
+            self._figures.show("p-value", figures["p-value"], full=str(item.p_value))
         facts = self._facts
         facts.show("Requested by", organization(item.organization, organizations), full=item.organization)
         facts.show("Host", item.suspect_host or wording.NOTHING)
         facts.show("Interface", item.suspect_api or wording.NOTHING)
         facts.show("Watermark key", item.watermark or wording.NOTHING, full=item.watermark)
-        facts.show("Commitment", wording.shortened(item.commitment), full=item.commitment)
         facts.show("Audit of this key", f"No. {item.audit_index}" if item.audit_index else wording.NOTHING)
         facts.show(
             "Pre-registration",

@@ -323,22 +323,26 @@ def test_a_cancel_that_comes_too_late_says_so(page: Page, dashboard: Dashboard, 
 
 
 def test_a_verdict_and_its_reasons(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
-    """Verdict, p-value and reasons; a transcript that an API would send is not shown."""
+    """Verdict and reasons, figures where the API gives them; a transcript is not shown even then."""
     fake.verifications = [
         fake_api.verification(2, "inconclusive", reasons=["missing_answers"]),
         fake_api.verification(
-            1, "detected", transcript=[{"prompt": "the-secret-prompt"}], trigger_hits=9, trigger_total=10
+            1,
+            "detected",
+            transcript=[{"prompt": "the-secret-prompt"}],
+            result={"trigger_hits": 9, "trigger_total": 10, "p_value": "1/4294967296"},
         ),
     ]
     sign_in(page, dashboard)
     row = "tr:has-text('suspect-1')"
     page.wait_for_selector(row)
     assert "Detected" in page.inner_text(row)
-    assert "10⁻¹⁰" in page.inner_text(row)
     assert "no answer" in page.inner_text("tr:has-text('suspect-2')")
     page.click("text=suspect-1")
     page.wait_for_selector(".sheet:visible")
     assert "9 of 10" in page.inner_text(".sheet:visible")
+    assert "10⁻¹⁰" in page.inner_text(".sheet:visible")
+    assert "Not answered" not in page.inner_text(".sheet:visible")
     assert "the-secret-prompt" not in page.content()
 
 

@@ -175,7 +175,7 @@ def step_event(number: int, step: int, loss: float, total: int = 300) -> dict[st
 
 
 def verification(number: int, verdict: str | None = "detected", **fields: Any) -> dict[str, Any]:
-    """A verification object as a provider sees it."""
+    """A verification as service.api.verifications shows it to a provider: without a result."""
     return {
         "id": f"verif-{number:024d}",
         "object": "verification",
@@ -185,10 +185,15 @@ def verification(number: int, verdict: str | None = "detected", **fields: Any) -
         "suspect": {"base_url": "http://127.0.0.1:8000/v1", "model": f"suspect-{number}", "api": "chat"},
         "verdict": verdict,
         "reasons": [],
-        "p_value": "1/4294967296" if verdict == "detected" else "7/10" if verdict else None,
+        "result": None,
         "watermark": "wm-000000000000000000000001",
         "organization_id": "org-0000000000000000auditor1",
-        "preregistration": {"digest": "ab" * 32, "audit_index": number, "alpha_i": "1/2000000"},
+        "preregistration": {
+            "sha256": "ab" * 32,
+            "audit_index": number,
+            "alpha": "1e-6",
+            "alpha_i": "1/2000000",
+        },
         **fields,
     }
 
