@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import stack
+from cli.commands import demo, stack
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 stack.register(app)
+demo.register(app)
 
 
 def run() -> int:
