@@ -110,7 +110,7 @@ class Child:
             tail = self._stderr_path.read_bytes()[-4096:].decode("utf-8", "replace").strip()
         except OSError:
             return None
-        if "Traceback (most recent call last)" not in tail and not tail:
+        if "Traceback (most recent call last)" not in tail:
             return None
         name = tail.rsplit("\n", 1)[-1].split(":", 1)[0].strip()
         return name if name.replace(".", "").isidentifier() else None
