@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -42,7 +42,12 @@ class Base(DeclarativeBase):
     """Root of all tables."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {str: Text, datetime: DateTime(timezone=True), dict[str, Any]: JSONB, list[Any]: JSONB}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+    }
 
 
 def _now() -> Mapped[datetime]:
@@ -99,7 +104,7 @@ class WatermarkKey(Base):
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     name: Mapped[str]
     origin: Mapped[str]
-    """service (we drew the secret), imported, chosen (words picked by the owner) or preset (research only)."""
+    """service (we drew the secret), imported, chosen (the owner picked the words), preset (research)."""
     grade: Mapped[str]
     commitment: Mapped[str]
     """hex SHA-256; see watermark.keys."""
@@ -170,7 +175,12 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(_one_of("status", JobStatus), name="status"),
         Index("ix_jobs_organization_id_created_at", "organization_id", "created_at"),
-        Index("ix_jobs_claimable", "status", "lease_expires_at", postgresql_where="status IN ('queued','running')"),
+        Index(
+            "ix_jobs_claimable",
+            "status",
+            "lease_expires_at",
+            postgresql_where="status IN ('queued','running')",
+        ),
     )
 
 
