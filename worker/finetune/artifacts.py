@@ -18,6 +18,9 @@ from worker.finetune.errors import DiskFullError, OutputNotWritableError
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, the account's quota or the process's file-size limit is exhausted."""
+
 
 def save_adapter(
     state: Mapping[str, torch.Tensor],
@@ -53,12 +56,12 @@ def save_adapter(
                 os.replace(folder / name, config.output_dir / name)
             _flush(config.output_dir)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_SPACE:
             raise DiskFullError("no space left for the adapter") from error
         raise OutputNotWritableError(f"can't write the adapter: {error.strerror or error}") from error
     except Exception as error:
-        # safetensors reports a full disk as its own error type, with the system's text inside.
-        if "No space left" in str(error) or "os error 28" in str(error):
+        # safetensors reports a full disk as its own error type, with the system's error number in its text.
+        if any(f"os error {number})" in str(error) for number in _NO_SPACE):
             raise DiskFullError("no space left for the adapter") from error
         raise
 
