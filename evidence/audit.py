@@ -23,6 +23,9 @@ RESEARCH = "research"
 
 UNANSWERED_LIMIT = "missing_answers"
 
+NOT_ASKED = "not_asked"
+"""Why a question has no answer when it was never sent: the time was up, or the suspect was given up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -92,8 +95,9 @@ def conclude(
         decision = replay(preregistration, opening, answers).to_record()
     reasons = [str(reason) for reason in _texts(decision["reasons"])]
     if failures and UNANSWERED_LIMIT in reasons:
-        # the reason that was seen most, the first in the alphabet among equals
-        seen = Counter(failures)
+        # the reason that was seen most, the first in the alphabet among equals; that the rest was not asked
+        # is a reason only where there is no other
+        seen = Counter(code for code in failures if code != NOT_ASKED) or Counter(failures)
         reasons.append(f"suspect_{min(seen, key=lambda code: (-seen[code], code))}")
     return Conclusion(verdict=str(decision["verdict"]), reasons=tuple(reasons), decision=decision)
 

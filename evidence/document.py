@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from evidence.audit import NOT_ASKED
 from evidence.canonical import canonical_bytes, digest
 from evidence.errors import MalformedEvidence
 
@@ -22,7 +23,6 @@ PREREGISTRATION_DOMAIN = "doublei/preregistration/v1"
 ANSWERED = "answered"
 UNKNOWN = "unknown"
 """Sent, and then the process died: whether it was answered is not known."""
-NOT_ASKED = "not_asked"
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import httpx2
 import structlog
 from fastapi import FastAPI
 
-from service.api import accounts, chat, errors, files, health, jobs, models, watermarks
+from service.api import accounts, chat, errors, files, health, jobs, models, verifications, watermarks
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
@@ -34,6 +34,7 @@ ROUTERS = (
     jobs.router,
     models.router,
     chat.router,
+    verifications.router,
 )
 
 

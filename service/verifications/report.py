@@ -15,6 +15,7 @@ from evidence.audit import RESEARCH, Question, questions
 from evidence.canonical import parse_canonical
 from evidence.document import Document, final_answers
 from watermark.answers import parse_answer
+from watermark.decision import decimal_text, parse_fraction
 from watermark.keys import family_of_opening
 from watermark.marks import Mark
 
@@ -130,6 +131,7 @@ def render(evidence: bytes, *, sha256: str, families_left: int) -> str:
         asking=preregistration["asking"],
         suspect={name: visible(text) for name, text in preregistration["suspect"].items()},
         audit_index=preregistration["key"]["audit_index"],
+        alpha=decimal_text(parse_fraction(preregistration["plan"]["alpha"], "plan.alpha")),
         decision=decision,
         research=research,
         reasons=[(reason, REASONS.get(reason, _http_reason(reason))) for reason in document.reasons],

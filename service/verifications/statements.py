@@ -107,6 +107,16 @@ def reserve(key_id: str, auditor_id: str, *, host_port: str, questions: int) -> 
     )
 
 
+def live_grant(grant_id: str) -> Select[str]:
+    """Returns (id), or no row: the grant was revoked or has expired since."""
+    return select(Grant.id).where(Grant.id == grant_id, watermark_statements.is_live())
+
+
+def revoked_grant(grant_id: str) -> Select[str]:
+    """Returns (id) if the owner took the grant back."""
+    return select(Grant.id).where(Grant.id == grant_id, Grant.revoked_at.is_not(None))
+
+
 def drop_credential(verification_id: str) -> Update:
     """Forget the suspect's credential of a verification that has ended."""
     return (

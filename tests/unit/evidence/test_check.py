@@ -262,7 +262,7 @@ def test_what_is_no_evidence_fails_without_an_exception(data: bytes) -> None:
 def test_flipping_any_bit_never_passes_and_never_raises(audit: Any) -> None:
     """A seeded sample of all bit positions; the issue that adds signatures walks through every byte."""
     draw = random.Random(7)
-    for _ in range(400):
+    for _ in range(120):
         position = draw.randrange(len(audit.data) * 8)
         flipped = bytearray(audit.data)
         flipped[position // 8] ^= 1 << position % 8
@@ -272,7 +272,7 @@ def test_flipping_any_bit_never_passes_and_never_raises(audit: Any) -> None:
 def test_a_forger_who_fixes_the_digests_still_fails_or_changes_nothing_that_counts(audit: Any) -> None:
     """Random values replaced anywhere in the document, with a fresh digest around it: never a traceback."""
     draw = random.Random(11)
-    for _ in range(150):
+    for _ in range(100):
         record = json.loads(audit.data)["document"]
         _mutate(record, draw)
         report = check(_sealed(record))
