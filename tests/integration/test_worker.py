@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -18,11 +19,16 @@ import psycopg
 import pytest
 from sqlalchemy import select, update
 
+from cli.stack import valkey
+from cli.stack.sockets import make_socket_dir, remove_socket_dir
 from service import leases
+from service.db.engine import async_engine, async_sessions
 from service.db.models import Job, Model
-from service.dispatch import TaskName
+from service.dispatch import DispatchError, TaskName
 from service.jobs.hyperparameters import Hyperparameters
 from service.models import archive
+from service.reaper import reap_forever
+from service.settings import Settings
 from watermark.keys import Secret
 from worker.record.watermarks import mix
 from worker.tasks import finetune_run
@@ -106,6 +112,29 @@ def make_unreachable(deployment: Any, postgres_server: Path) -> Iterator[Callabl
 
     yield make
     make(False)
+
+
+@pytest.fixture
+def own_broker(deployment: Any) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Start a Valkey of this test's own, without a disk, and point the deployment at it."""
+    folder = make_socket_dir()
+    data = folder / "data"
+    data.mkdir()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [*valkey.server_command(data, folder, launcher=()), "--appendonly", "no"]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        wait_for(lambda: valkey.answers(folder), seconds=10, what="the broker")
+        return started[-1]
+
+    deployment.environment["REDIS_URL"] = valkey.url(folder, 0)
+    deployment.settings = Settings.model_validate(deployment.environment)
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    remove_socket_dir(folder)
 
 
 class TestARealRun:
@@ -419,22 +448,6 @@ class TestCelery:
     def status(self, deployment: Any, job_id: str, status: str, *, seconds: float = 60) -> None:
         wait_for(lambda: deployment.read(job_id).status == status, seconds=seconds, what=status)
 
-    def test_a_rung_job_is_run(self, deployment: Any, tmp_path: Path) -> None:
-        """Ten messages for one job and one for another: both end, each once; SIGTERM ends the worker."""
-        first, second = deployment.job(), deployment.job()
-        dispatcher = deployment.dispatcher()
-        for _ in range(10):
-            dispatcher.ring(TaskName.finetune_run, first)
-        dispatcher.ring(TaskName.finetune_run, second)
-        with self.worker(deployment, tmp_path) as process:
-            self.status(deployment, first, "succeeded")
-            self.status(deployment, second, "succeeded")
-            wait_for(lambda: dispatcher.waiting(TaskName.finetune_run) == 0, seconds=10, what="empty queue")
-            process.terminate()
-            assert process.wait(20) == 0
-        assert len(models(deployment)) == 2
-        assert "Zanzibar" not in (tmp_path / "worker.log").read_text()
-
     def test_sigterm_in_the_middle_hands_the_job_back(self, deployment: Any, tmp_path: Path) -> None:
         """Within seconds, though the training would take minutes; the attempt does not count."""
         job_id = self._long_job(deployment)
@@ -455,6 +468,35 @@ class TestCelery:
             process.wait()
             wait_for(lambda: not alive(pid), seconds=10, what="the trainer's end")
         assert deployment.read(job_id).status == "running"
+
+    async def test_rung_jobs_are_run_and_a_broker_that_lost_everything_loses_none(
+        self, deployment: Any, tmp_path: Path, own_broker: Callable[[], subprocess.Popen[bytes]]
+    ) -> None:
+        """Ten messages for one job make one run. Then the broker is killed and comes back empty, under the
+        live worker: the reaper rings again and the worker hears it. SIGTERM ends an idle worker."""
+        broker = own_broker()
+        with self.worker(deployment, tmp_path) as process:
+            first, second = deployment.job(), deployment.job()
+            dispatcher = deployment.dispatcher()
+            for _ in range(10):
+                dispatcher.ring(TaskName.finetune_run, first)
+            await asyncio.to_thread(self.status, deployment, first, "succeeded")
+            broker.kill()
+            broker.wait()
+            with pytest.raises(DispatchError):
+                deployment.dispatcher().ring(TaskName.finetune_run, second)
+            own_broker()
+            engine = async_engine(deployment.settings)
+            reaping = asyncio.create_task(reap_forever(async_sessions(engine), deployment.dispatcher()))
+            await asyncio.to_thread(self.status, deployment, second, "succeeded")
+            reaping.cancel()
+            await asyncio.gather(reaping, return_exceptions=True)
+            await engine.dispose()
+            process.terminate()
+            assert process.wait(20) == 0
+        assert len(models(deployment)) == 2
+        assert deployment.messages(first).count("Fine-tuning job started") == 1
+        assert "Zanzibar" not in (tmp_path / "worker.log").read_text()
 
     def _long_job(self, deployment: Any) -> str:
         job_id: str = deployment.job(rows=4000, hyperparameters=Hyperparameters(n_epochs=50))
