@@ -6,9 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from worker.finetune.config import DatasetByDescriptor, DatasetByPath
 from worker.finetune.errors import (
@@ -17,6 +15,9 @@ from worker.finetune.errors import (
     InvalidDatasetError,
     UnreadableDatasetError,
 )
+
+if TYPE_CHECKING:  # reading and checking rows must not wait for transformers to load
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """The label of a position without loss (the value of torch's cross entropy and of transformers)."""

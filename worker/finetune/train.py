@@ -1,9 +1,10 @@
-"""The training loop, flat: read, tokenize, load, step, save."""
+"""The training loop, flat: tokenize, load, step, save."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from worker.finetune.artifacts import save_adapter
 from worker.finetune.batches import count_steps, steps_of_epoch
 from worker.finetune.config import RunConfig
-from worker.finetune.dataset import read_rows, tokenize
+from worker.finetune.dataset import ChatRow, tokenize
 from worker.finetune.errors import LossNotFiniteError
 from worker.finetune.events import Events
 from worker.finetune.loading import load_tokenizer, load_trainee
@@ -21,20 +22,17 @@ MAX_GRADIENT_NORM = 1.0
 _EVENT_INTERVAL_SECONDS = 0.25
 
 
-def train(config: RunConfig, events: Events) -> None:
+def train(config: RunConfig, rows: Sequence[ChatRow], events: Events) -> None:
     """Run one fine-tuning job from rows to adapter files.
 
     Raises: FinetuneError, and whatever torch raises when memory runs out.
     """
-    events.send("loading")
-    rows = read_rows(config.dataset)
     threads = config.threads or usable_threads()
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(config.precision, device)
     tokenizer = load_tokenizer(config.model_dir)
     dataset = tokenize(rows, tokenizer, max_length_tokens=config.max_length_tokens)
-    del rows
     trainee = load_trainee(config, device=device, dtype=dtype)
     optimizer = torch.optim.AdamW(
         trainee.parameters, lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, fused=True

@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).parents[4]
 SECRET_WORD = "xylograph"
 
+pytestmark = pytest.mark.integration  # each test starts the program, which loads torch
+
 
 def rows(count: int = 24) -> list[dict[str, Any]]:
     return [
