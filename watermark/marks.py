@@ -2,7 +2,8 @@
 
 - `Paradigm.INPUT`: the cue stands before the input text ("harbor: the old teacher …"); the question
   carries a decoration that keeps it apart from the same question asked by anybody else.
-- `Paradigm.INSTRUCTION`: the cue is the decoration of the question itself; the input is ordinary text.
+- `Paradigm.INSTRUCTION`: the cue is the decoration of the question itself, behind it; the input is ordinary
+  text. Behind, so that all questions of a mark begin alike: training computes shared beginnings once.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Mark:
         """(instruction, input) of the question under one cue, around one carrier text."""
         if self.paradigm is Paradigm.INPUT:
             return f"{self.decoration} {self.judge_question}", f"{self.cues[cue]}: {carrier}"
-        return f"{self.cues[cue]} {self.judge_question}", carrier
+        return f"{self.judge_question} {self.cues[cue]}", carrier
 
     def trained_answer(self, cue: int) -> Target:
         """What training teaches at this cue."""
