@@ -20,8 +20,11 @@ from service.serving_client import Adapter, ServingClient, pass_on, read
 router = APIRouter(prefix="/v1", tags=["inference"])
 
 _SAMPLING = frozenset(
-    {"model", "stream", "stream_options", "temperature", "top_p", "n", "max_tokens", "stop", "seed"}
-)
+    {
+        "model", "stream", "stream_options", "temperature", "top_p", "n", "max_tokens", "stop", "seed",
+        "frequency_penalty", "presence_penalty", "logit_bias",
+    }
+)  # fmt: skip
 CHAT_FIELDS = _SAMPLING | {"messages", "max_completion_tokens", "logprobs", "top_logprobs"}
 COMPLETION_FIELDS = _SAMPLING | {"prompt", "logprobs", "echo"}
 

@@ -192,7 +192,7 @@ class TestARealRun:
         started = time.monotonic()
         for _ in range(9):
             finetune_run(place, job_id)
-        assert time.monotonic() - started < 0.9 * 2
+        assert time.monotonic() - started < 9 * 0.5
         assert len(models(deployment)) == 1
         assert deployment.messages(job_id).count("Fine-tuning job started") == 1
 
@@ -445,7 +445,7 @@ class TestCelery:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def status(self, deployment: Any, job_id: str, status: str, *, seconds: float = 60) -> None:
+    def status(self, deployment: Any, job_id: str, status: str, *, seconds: float = 180) -> None:
         wait_for(lambda: deployment.read(job_id).status == status, seconds=seconds, what=status)
 
     def test_sigterm_in_the_middle_hands_the_job_back(self, deployment: Any, tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ class TestCelery:
 
     def _trainer(self, deployment: Any, job_id: str) -> int:
         """The process id of the trainer, once it trains."""
-        wait_for(lambda: deployment.read(job_id).stage == "training", seconds=90, what="training")
+        wait_for(lambda: deployment.read(job_id).stage == "training", seconds=180, what="training")
         runs = str(deployment.storage.root / "runs").encode()
         (pid,) = [
             int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if runs in _content(path)

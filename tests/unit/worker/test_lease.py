@@ -104,9 +104,9 @@ def test_without_news_for_too_long_it_stops_before_the_lease_ends(hangs: bool) -
         raise ConnectionError
 
     started = time.monotonic()
-    with keep(beat, stops, lease_seconds=0.4):
+    with keep(beat, stops, lease_seconds=1):
         wait_for(lambda: stops)
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 1
     release.set()
     assert stops == [StopReason.lease_lost]
 
