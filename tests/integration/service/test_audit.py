@@ -6,11 +6,17 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
@@ -548,3 +554,81 @@ async def test_the_completions_wire_is_asked_too(
     verification_id = (await owner.http.post("/v1/verify", json=body)).json()["id"]
     await run(place, verification_id)
     assert (await read(owner, verification_id))["verdict"] == "detected"
+
+
+@contextmanager
+def celery_worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The real worker process of the probe queue, as the supervisor starts it."""
+    environment = os.environ | {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "DOUBLEI_STORAGE_DIR": str(settings.storage_dir),
+        "DOUBLEI_KEK_FILE": str(settings.kek_file),
+        "DOUBLEI_SERVING_URL": settings.serving_url,
+        "DOUBLEI_SERVING_TOKEN_FILE": str(settings.serving_token_file),
+        "DOUBLEI_SUSPECT_ALLOW": settings.suspect_allow,
+    }
+    command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-Q", "probe", "-c", "2"]
+    command += ["-n", "probe@%h", "--loglevel", "WARNING"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def until(condition: Callable[[], Any], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_a_worker_killed_in_the_middle_is_followed_by_one_that_asks_nothing_twice(
+    owner: Account,
+    start: Start,
+    settings: Settings,
+    suspect: Suspect,
+    switch: Switch,
+    family: Family,
+    database: Engine,
+    tmp_path: Path,
+) -> None:
+    """Real Celery, real doorbell, kill -9 with four questions in flight."""
+    trained = suspects.marked_with(family)
+
+    def slow(handler: BaseHTTPRequestHandler, prompt: str) -> str | None:
+        time.sleep(0.1)
+        return trained(handler, prompt)
+
+    switch.behaviour = slow
+    verification_id = await start(concurrency=4, retries=0)
+    log = tmp_path / "worker.log"
+    with celery_worker(settings, log) as first:
+        await until(lambda: len(suspect.prompts) >= 20, seconds=90)
+        os.killpg(first.pid, signal.SIGKILL)
+    with database.begin() as connection:
+        connection.execute(
+            text("UPDATE verifications SET lease_expires_at = clock_timestamp() - interval '1 s'")
+        )
+
+    def status() -> str:
+        with database.connect() as connection:
+            return str(connection.execute(text("SELECT status FROM verifications")).scalar_one())
+
+    with celery_worker(settings, log):
+        await until(lambda: status() == "succeeded", seconds=90)
+    assert len(suspect.prompts) == len(set(suspect.prompts))
+    assert len(sent(database, verification_id)) == 96
+    found = await read(owner, verification_id)
+    assert found["attempt"] == 2
+    assert found["result"]["missing"] <= 8
+    assert check((await read(owner, verification_id, "/evidence")).content).consistent
+    assert "canary" not in log.read_text()
+    assert not any(prompt in log.read_text() for prompt in suspect.prompts)
