@@ -35,7 +35,6 @@ usable() {
 
 pick_python() {
     if [ -n "${PYTHON:-}" ]; then
-        version_of "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON does not run"
         "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
             fail "PYTHON=$PYTHON is $(version_of "$PYTHON"); Python 3.11 or newer is needed"
         usable "$PYTHON" ||
@@ -62,12 +61,13 @@ stamp() { cat "$VENV/stamp.$1" 2>/dev/null || true; }
 base_now() {
     interpreter=$("$VENV/bin/python" -c 'import sys; print("%s %d.%d.%d" % ((sys.implementation.name,) + sys.version_info[:3]))' 2>/dev/null) || interpreter=none
     if [ -n "${PYTHON:-}" ] && [ "$interpreter" != none ]; then
-        wanted=$(version_of "$PYTHON") || fail "PYTHON=$PYTHON does not run"
+        wanted=$(version_of "$PYTHON")
         [ "$wanted" = "$interpreter" ] || interpreter="not $wanted"
     fi
     echo "$interpreter|$(pwd -P)|pip $PIP_VERSION|$TORCH_SPEC|$TORCH_INDEX"
 }
 
+[ -z "${PYTHON:-}" ] || version_of "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON does not run"
 lock_now=$(sha256sum < requirements.lock)
 project_now=$(cat pyproject.toml scripts/venv.sh | sha256sum)
 fresh() {
