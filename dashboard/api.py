@@ -10,12 +10,7 @@ from urllib.parse import quote
 import httpx2
 
 from dashboard.errors import KeyRefused, RequestRefused, Unreachable, WrongRole
-from dashboard.records import (
-    Event,
-    Health,
-    Job,
-    Organization,
-    Verification,
+from dashboard.parsing import (
     parse_event,
     parse_health,
     parse_job,
@@ -23,6 +18,7 @@ from dashboard.records import (
     parse_verification,
     plain,
 )
+from dashboard.records import Event, Health, Job, Organization, Verification
 
 PAGE_LIMIT = 100
 """Entries asked for at once; the largest page that OpenAI's clients ask for."""

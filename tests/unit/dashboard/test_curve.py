@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from dashboard.curve import Point, chart_options, curve, thinned
-from dashboard.records import Event, parse_event
+from dashboard.parsing import parse_event
+from dashboard.records import Event
 from tests.unit.dashboard import fake_api
 
 

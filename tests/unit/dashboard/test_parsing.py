@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.errors import Unreachable
-from dashboard.records import (
-    parse_event,
-    parse_health,
-    parse_job,
-    parse_verification,
-    plain,
-    share,
-)
+from dashboard.parsing import parse_event, parse_health, parse_job, parse_verification, plain
+from dashboard.records import share
 from tests.unit.dashboard import fake_api
 
 JSON = st.recursive(
