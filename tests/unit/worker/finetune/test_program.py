@@ -67,7 +67,7 @@ class Run:
         )
 
     def finish(self, child: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]], str]:
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=270)
         return child.returncode, [json.loads(line) for line in out.splitlines()], err
 
 
