@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.serving.linear import Linear
+
 if TYPE_CHECKING:
     from worker.serving.lora import Adapter
 
@@ -41,15 +43,6 @@ class DecoderShape:
     @property
     def kv_size(self) -> int:
         return self.kv_heads * self.head_size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linear:
-    """One or more projections of the same input side by side."""
-
-    weight: Tensor
-    """Shape (in, out): stored transposed, which the CPU's matrix products read faster."""
-    bias: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +112,8 @@ class Decoder:
     shape: DecoderShape
     embedding: Tensor
     """(V, E)"""
-    head: Tensor
-    """(V, E); the embedding itself when the model ties them."""
+    head: Linear
+    """From hidden states to logits."""
     final_norm: Tensor
     layers: Sequence[Layer]
     cosine: Tensor
@@ -158,7 +151,7 @@ class Decoder:
             gate, up = _project(normed, layer.gate_up, index, "gate_up", inputs.segments).chunk(2, dim=-1)
             hidden += _project(F.silu(gate).mul_(up), layer.down, index, "down", inputs.segments)
         last = self._norm(hidden[inputs.logits_at], self.final_norm)
-        return F.linear(last, self.head).float()
+        return self.head(last).float()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.shape.rms_epsilon)
@@ -208,7 +201,7 @@ class Decoder:
 
 def _project(x: Tensor, linear: Linear, layer: int, name: str, segments: Sequence[Segment]) -> Tensor:
     """x through the base weight, plus each segment's own low-rank delta."""
-    out = torch.mm(x, linear.weight) if linear.bias is None else torch.addmm(linear.bias, x, linear.weight)
+    out = linear(x)
     for segment in segments:
         delta = segment.adapter.delta(layer, name)
         if delta is not None:

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from catalogue import load_catalogue
 from worker.serving.adapters import AdapterRegistry
-from worker.serving.decoder import Decoder, DecoderShape, Layer, Linear
+from worker.serving.decoder import Decoder, DecoderShape, Layer
 from worker.serving.engine import Engine
 from worker.serving.errors import ModelUnsupported
+from worker.serving.linear import Linear, can_pack, join
 from worker.serving.settings import ServingSettings
 from worker.serving.text import Vocabulary
 from worker.weights import resolve
@@ -162,14 +163,13 @@ def build_decoder(model: PreTrainedModel, *, device: torch.device, kv_bytes: int
         block_bytes = 2 * shape.layers * BLOCK_TOKENS * shape.kv_size * dtype.itemsize
         blocks = 2 + max(kv_bytes // block_bytes, -(-shape.context_tokens // BLOCK_TOKENS))
         memory = (shape.layers, 2, blocks, BLOCK_TOKENS, shape.kv_heads, shape.head_size)
-        embedding = inner.embed_tokens.weight.detach().to(device)
-        tied = model.lm_head.weight.data_ptr() == inner.embed_tokens.weight.data_ptr()
+        pack = can_pack(device, dtype)
         return Decoder(
             shape=shape,
-            embedding=embedding,
-            head=embedding if tied else model.lm_head.weight.detach().to(device),
+            embedding=inner.embed_tokens.weight.detach().to(device),
+            head=_linear(device, pack, model.lm_head),
             final_norm=inner.norm.weight.detach().to(device),
-            layers=[_layer(layer, device) for layer in inner.layers],
+            layers=[_layer(layer, device, pack) for layer in inner.layers],
             cosine=cosine[0].unsqueeze(1).to(device, dtype),
             signed_sine=sine[0].unsqueeze(1).to(device, dtype),
             kv_memory=torch.zeros(memory, dtype=dtype, device=device),
@@ -202,17 +202,17 @@ def _shape(config: Any) -> DecoderShape:
     )
 
 
-def _layer(layer: Any, device: torch.device) -> Layer:
+def _layer(layer: Any, device: torch.device, pack: bool) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
         input_norm=layer.input_layernorm.weight.detach().to(device),
-        qkv=_linear(device, attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=_linear(device, pack, attention.q_proj, attention.k_proj, attention.v_proj),
         query_norm=_norm_weight(attention, "q_norm", device),
         key_norm=_norm_weight(attention, "k_norm", device),
-        o=_linear(device, attention.o_proj),
+        o=_linear(device, pack, attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.detach().to(device),
-        gate_up=_linear(device, mlp.gate_proj, mlp.up_proj),
-        down=_linear(device, mlp.down_proj),
+        gate_up=_linear(device, pack, mlp.gate_proj, mlp.up_proj),
+        down=_linear(device, pack, mlp.down_proj),
     )
 
 
@@ -221,13 +221,5 @@ def _norm_weight(attention: Any, name: str, device: torch.device) -> Tensor | No
     return None if norm is None else norm.weight.detach().to(device)
 
 
-def _linear(device: torch.device, *parts: nn.Linear) -> Linear:
-    weight = torch.cat([part.weight.detach() for part in parts]).T.contiguous().to(device)
-    biases = [part.bias for part in parts]
-    if all(bias is None for bias in biases):
-        return Linear(weight=weight, bias=None)
-    filled = [
-        part.weight.new_zeros(part.out_features) if part.bias is None else part.bias.detach()
-        for part in parts
-    ]
-    return Linear(weight=weight, bias=torch.cat(filled).to(device))
+def _linear(device: torch.device, pack: bool, *parts: nn.Linear) -> Linear:
+    return join([part.weight for part in parts], [part.bias for part in parts], device=device, pack=pack)

@@ -39,6 +39,13 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Matrices this small gain nothing from more, and threads waiting for each other lose much when the machine
+    is busy."""
+    torch.set_num_threads(1)
+
+
 def _tokenizer() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet, "ab", "Ġa", "Ġab"]
@@ -149,6 +156,7 @@ def start(model_dir: Path, storage: Path, tmp_path: Path) -> Iterator[Callable[.
             "adapter_root": storage,
             "kv_cache_megabytes": 1,
             "precision": "fp32",
+            "threads": 1,
             "default_output_tokens": 12,
         }
         options = ServingSettings(_env_file=None, **(fields | settings))  # type: ignore[call-arg]

@@ -120,8 +120,9 @@ def _serve(port: int, *arguments: str, token_file: Path, storage: Path) -> subpr
     environment = os.environ | {
         "DOUBLEI_SERVING_TOKEN_FILE": str(token_file),
         "DOUBLEI_STORAGE_DIR": str(storage),
+        "DOUBLEI_SERVING_MODEL": "tiny",
     }
-    command = [sys.executable, "-m", "worker.serving", "--model", "tiny", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "worker.serving", "--port", str(port), "--threads", "1", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
