@@ -168,6 +168,8 @@ def deployment(
     kek, token = tmp_path / "kek", tmp_path / "serving-token"
     kek.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
     token.write_text(secrets.token_hex(16))
+    for path in (kek, token):
+        path.chmod(0o600)
     catalogue, cache = tiny_catalogue
     return Deployment(
         {
