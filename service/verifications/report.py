@@ -136,7 +136,7 @@ def render(evidence: bytes, *, sha256: str, families_left: int) -> str:
         research=research,
         reasons=[(reason, REASONS.get(reason, _http_reason(reason))) for reason in document.reasons],
         rows=rows,
-        picture_height=ROW_HEIGHT * len(rows) + 20,
+        picture_height=ROW_HEIGHT * len(rows),
         label_width=LABEL_WIDTH,
         bar_width=BAR_WIDTH,
         bar_height=BAR_HEIGHT,
