@@ -24,9 +24,7 @@ class Verdict(StrEnum):
     inconclusive = "inconclusive"
 
 
-TERMINAL = frozenset(
-    {VerificationStatus.succeeded, VerificationStatus.failed, VerificationStatus.cancelled}
-)
+TERMINAL = frozenset({VerificationStatus.succeeded, VerificationStatus.failed, VerificationStatus.cancelled})
 
 TRANSITIONS: Mapping[VerificationStatus, frozenset[VerificationStatus]] = {
     VerificationStatus.queued: frozenset(
