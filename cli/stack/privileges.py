@@ -35,6 +35,9 @@ class Privileges:
 def postgres_privileges(*, binary: Path, data_parent: Path) -> Privileges:
     """The first way that works here, found by trying it.
 
+    ``data_parent`` is our own folder; where Postgres must run as ``nobody``, that user's group may pass
+    through it afterwards.
+
     Raises:
         StackError: running as root where neither a user namespace nor ``nobody`` can be used.
     """
@@ -46,6 +49,7 @@ def postgres_privileges(*, binary: Path, data_parent: Path) -> Privileges:
             return namespace
     if setpriv := shutil.which("setpriv"):
         nobody = pwd.getpwnam("nobody")
+        _open_way(data_parent, nobody.pw_gid)
         prefix = (setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--")
         reaches_data = ("sh", "-c", 'cd "$1"', "sh", str(data_parent))
         if _runs((*prefix, str(binary), "--version")) and _runs((*prefix, *reaches_data)):
@@ -54,6 +58,12 @@ def postgres_privileges(*, binary: Path, data_parent: Path) -> Privileges:
         "Postgres does not run as root, and here it can run neither in a user namespace nor as 'nobody': "
         "run as an ordinary user, allow user namespaces, or open the way to the data folder and to .venv"
     )
+
+
+def _open_way(folder: Path, group: int) -> None:
+    """Let the group pass through our own folder, without listing it."""
+    os.chown(folder, -1, group)
+    folder.chmod(0o710)
 
 
 def _runs(command: tuple[str, ...]) -> bool:
