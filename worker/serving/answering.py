@@ -137,6 +137,7 @@ def _generation(
         plan=plan,
         stops=body.stops,
         adapter=adapter,
+        cache_salt=body.cache_salt or "",
         vocabulary=served.vocabulary,
     )
 
@@ -202,12 +203,12 @@ def _event(data: object) -> str:
 async def _until_disconnected(request: Request, source: AsyncIterator[_T]) -> AsyncIterator[_T]:
     """Items of `source` until it ends or the client goes away."""
     gone = asyncio.ensure_future(_disconnected(request))
+    item: asyncio.Future[_T] | None = None
     try:
         while True:
             item = asyncio.ensure_future(anext(source))
             await asyncio.wait({item, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not item.done():
-                item.cancel()
                 return
             try:
                 yield item.result()
@@ -215,6 +216,8 @@ async def _until_disconnected(request: Request, source: AsyncIterator[_T]) -> As
                 return
     finally:
         gone.cancel()
+        if item is not None:
+            item.cancel()
 
 
 async def _disconnected(request: Request) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worker.serving.batch import build_inputs
 from worker.serving.decoder import Decoder
-from worker.serving.errors import GenerationFailed, NotReady, QueueFull
+from worker.serving.errors import GenerationFailed, InvalidRequest, NotReady, QueueFull
 from worker.serving.kv_blocks import BlockPool
 from worker.serving.rows import Row
 from worker.serving.sampling import Choice
@@ -58,7 +58,12 @@ class Engine:
             self._thread.join()
 
     def submit(self, rows: Sequence[Row]) -> None:
-        """Queue rows, all or none. Raises: QueueFull; NotReady once stopped."""
+        """Queue rows, all or none.
+
+        Raises: QueueFull; InvalidRequest for more rows than the queue could ever take; NotReady once stopped.
+        """
+        if len(rows) > self._max_waiting:
+            raise InvalidRequest(f"at most {self._max_waiting} answers may be asked for at once", param="n")
         with self._wake:
             if self._stopping:
                 raise NotReady("the server is shutting down")
@@ -77,6 +82,8 @@ class Engine:
         while self._take_arrivals():
             try:
                 shares = self._schedule.plan()
+                with self._wake:
+                    self._waiting = len(self._schedule.waiting) + len(self._arrived)
                 if shares:
                     self._run(shares)
             except Exception:
@@ -90,7 +97,6 @@ class Engine:
         """Wait until there is something to do. False when stopping."""
         schedule = self._schedule
         with self._wake:
-            self._waiting = len(schedule.waiting) + len(self._arrived)
             while not (self._stopping or self._arrived or schedule.waiting or schedule.running):
                 self._wake.wait()
             schedule.waiting.extend(self._arrived)

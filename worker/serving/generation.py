@@ -42,6 +42,7 @@ class Generation:
         plan: SamplingPlan,
         stops: Sequence[str],
         adapter: Adapter | None,
+        cache_salt: str,
         vocabulary: Vocabulary,
     ) -> None:
         self._engine = engine
@@ -55,6 +56,7 @@ class Generation:
                 tokens=list(prompt.tokens),
                 max_new_tokens=prompt.max_new_tokens,
                 adapter=adapter,
+                cache_salt=cache_salt,
                 sampler=Sampler(plan, index=choice),
                 answer=AnswerText(vocabulary, stops),
                 sink=self._sink(place * choices + choice),

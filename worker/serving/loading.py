@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from catalogue import load_catalogue
 from worker.serving.adapters import AdapterRegistry
@@ -77,6 +78,7 @@ def load(settings: ServingSettings, weights: WeightsFolder, *, created_at: int) 
     Raises: ModelUnsupported for an architecture, position encoding or tokenizer that is not computed here;
     OSError for missing files.
     """
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

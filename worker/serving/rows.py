@@ -48,6 +48,7 @@ class Row:
     sampler: Sampler
     answer: AnswerText = field(repr=False)
     sink: Sink = field(repr=False)
+    cache_salt: str = field(default="", repr=False)
     cancelled: bool = False
 
     computed: int = 0
@@ -60,9 +61,10 @@ class Row:
     cached_tokens: int = 0
 
     @property
-    def cache_root(self) -> str:
-        """Keys and values depend on the weights that made them: rows share them within one adapter only."""
-        return "" if self.adapter is None else self.adapter.digest
+    def cache_root(self) -> tuple[str, str]:
+        """Rows share computed beginnings only under one root: keys and values depend on the weights that made
+        them, and a caller's salt keeps its prompts from being found, or noticed, by others."""
+        return ("" if self.adapter is None else self.adapter.digest, self.cache_salt)
 
     @property
     def generated(self) -> int:

@@ -81,6 +81,8 @@ class GenerationRequest(_Wire):
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     logit_bias: Mapping[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     user: str | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """vLLM's extension: only requests with the same salt reuse each other's computed prompt beginnings."""
 
     @model_validator(mode="before")
     @classmethod

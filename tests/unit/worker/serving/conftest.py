@@ -41,8 +41,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Matrices this small gain nothing from more, and threads waiting for each other lose much when the machine
-    is busy."""
+    """Matrices this small gain nothing from more, and a busy machine makes threads wait for each other."""
     torch.set_num_threads(1)
 
 
@@ -228,6 +227,7 @@ class Asker:
         adapters: Sequence[Adapter | None] | None = None,
         plan: SamplingPlan | None = None,
         stops: Sequence[str] = (),
+        cache_salt: str = "",
     ) -> list[Asked]:
         answers = [Asked() for _ in prompts]
         finished: queue.Queue[int] = queue.Queue()
@@ -240,6 +240,7 @@ class Asker:
                 plan=plan or SamplingPlan(temperature=0, top_logprobs=0),
                 max_new_tokens=max_new_tokens,
                 stops=stops,
+                cache_salt=cache_salt,
             )
             for at, prompt in enumerate(prompts)
         ]
@@ -258,6 +259,7 @@ class Asker:
         plan: SamplingPlan,
         max_new_tokens: int,
         stops: Sequence[str],
+        cache_salt: str,
     ) -> Row:
         def sink(news: Progress | ServingError) -> None:
             if isinstance(news, ServingError):
@@ -275,6 +277,7 @@ class Asker:
             tokens=prompt,
             max_new_tokens=max_new_tokens,
             adapter=adapter,
+            cache_salt=cache_salt,
             sampler=Sampler(plan, index=0),
             answer=AnswerText(self._vocabulary, stops),
             sink=sink,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,15 +298,26 @@ class TestRefusals:
         assert (response.status_code, _envelope(response)["type"]) == (500, "server_error")
 
     async def test_a_full_queue_is_429_with_retry_after(
-        self, start: Callable[..., Served], make_client: MakeClient
+        self, start: Callable[..., Served], make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        served = start(max_rows=1, max_waiting=2)
         readiness = Readiness()
-        readiness.set_served(start(max_waiting=2))
+        readiness.set_served(served)
         client = make_client(create_app(readiness, token=SecretBytes(b"a-token-for-tests-only")))
+        going = threading.Event()
+        step = type(served.engine.decoder).step
+        monkeypatch.setattr(
+            type(served.engine.decoder), "step", lambda *inputs: step(*inputs) if going.wait(30) else None
+        )
+        first = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"n": 2}))
+        while not served.engine._schedule.running:
+            await asyncio.sleep(0.01)
         for stream in (False, True):
-            response = await client.post("/v1/chat/completions", json=CHAT | {"n": 3, "stream": stream})
+            response = await client.post("/v1/chat/completions", json=CHAT | {"n": 2, "stream": stream})
             assert (response.status_code, _envelope(response)["code"]) == (429, "queue_full")
             assert int(response.headers["retry-after"]) >= 1
+        going.set()
+        assert (await first).status_code == 200
 
 
 class TestDoor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from worker.serving.errors import GenerationFailed, NotReady, QueueFull
+from worker.serving.errors import GenerationFailed, InvalidRequest, NotReady, QueueFull
 from worker.serving.loading import Served
 from worker.serving.lora import Adapter, Delta
 from worker.serving.rows import FinishReason, Row
@@ -136,11 +138,35 @@ def test_an_adapter_whose_output_is_not_a_number_fails_alone(served: Served, ask
     assert [answer.text for answer in ask(served.engine, prompts)] == wanted
 
 
-def test_a_full_queue_takes_all_of_a_request_or_none(start: Callable[..., Served], ask: Ask) -> None:
-    served = start(max_waiting=4)
-    with pytest.raises(QueueFull):
+def test_a_full_queue_takes_all_of_a_request_or_none(
+    start: Callable[..., Served], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = start(max_rows=1, max_waiting=4)
+    with pytest.raises(InvalidRequest):
         ask(served.engine, _prompts(5))
-    assert len(ask(served.engine, _prompts(4))) == 4
+    going = threading.Event()
+    step = type(served.engine.decoder).step
+    monkeypatch.setattr(
+        type(served.engine.decoder), "step", lambda *inputs: step(*inputs) if going.wait(30) else None
+    )
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ask, served.engine, _prompts(3))
+        while not served.engine._schedule.running:
+            time.sleep(0.01)
+        with pytest.raises(QueueFull):
+            ask(served.engine, _prompts(3))
+        second = pool.submit(ask, served.engine, _prompts(2))
+        going.set()
+        assert (len(first.result()), len(second.result())) == (3, 2)
+
+
+def test_beginnings_are_not_shared_across_salts(served: Served, ask: Ask) -> None:
+    """What one caller has asked can't be noticed by another who asks with a salt of its own."""
+    prompts = _prompts(1, common=24)
+    cached = [
+        ask(served.engine, prompts, cache_salt=salt)[0].last.cached_tokens for salt in ("a", "b", "a", "")
+    ]
+    assert cached == [0, 0, 24, 0]
 
 
 def test_a_cancelled_row_leaves_and_the_others_go_on(served: Served, ask: Ask) -> None:

@@ -71,6 +71,7 @@ async def test_a_client_that_goes_away_takes_its_rows_with_it(
             assert time.monotonic() - gone_at < 5
 
 
+@pytest.mark.integration
 def test_the_command_serves_and_stops(model_dir: Path, storage: Path, tmp_path: Path) -> None:
     """`python -m worker.serving`: 503 at first, then 200, an answer, and an end on SIGTERM."""
     token_file = tmp_path / "token"
@@ -94,6 +95,7 @@ def test_the_command_serves_and_stops(model_dir: Path, storage: Path, tmp_path: 
     assert TOKEN not in (process.stderr.read() if process.stderr else "")
 
 
+@pytest.mark.integration
 def test_weights_that_are_not_there_end_the_process(storage: Path, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text(TOKEN)
