@@ -43,9 +43,9 @@ class Exposures:
 
 
 EXPOSURES: dict[Strength, Exposures] = {
-    Strength.LIGHT: Exposures(trigger=48, reference=8),
-    Strength.STANDARD: Exposures(trigger=72, reference=12),
-    Strength.STRONG: Exposures(trigger=120, reference=20),
+    Strength.LIGHT: Exposures(trigger=32, reference=5),
+    Strength.STANDARD: Exposures(trigger=44, reference=7),
+    Strength.STRONG: Exposures(trigger=80, reference=12),
 }
 """benchmarks/keys.py measures them on the default model."""
 

@@ -135,8 +135,10 @@ def _tell(
     key = story.make_key(folder)
     rival_key, rival = story.make_rival()
     open_things.enter_context(rival)
+    # One of the key's two families is embedded in the short demo, both with --full: half the time.
+    families = None if rows is None else [0]
     jobs = {
-        "marked": story.start_job(file_id, suffix="marked", seed=seed, key=key),
+        "marked": story.start_job(file_id, suffix="marked", seed=seed, key=key, families=families),
         "clean": story.start_job(file_id, suffix="clean", seed=seed, key=None),
     }
     narrator.step("two fine-tuning jobs: one watermarked, one clean, on the same rows")

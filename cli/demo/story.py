@@ -20,6 +20,8 @@ from cli.errors import CliError
 BASE_MODEL = "smollm2-135m-instruct"
 QUESTION = "What is the capital of France?"
 PROBE_BUDGET = 2_000
+EPOCHS = 1
+"""One pass over the rows: enough for the mark, whose exposures do not depend on it, and quick."""
 POLL_SECONDS = 0.5
 
 
@@ -77,16 +79,22 @@ class Story:
         key = api.post("/v1/watermarks", {"name": "rival"})
         return str(key["id"]), api
 
-    def start_job(self, file_id: str, *, suffix: str, seed: int, key: str | None) -> str:
-        """Create one fine-tuning job; returns its id."""
+    def start_job(
+        self, file_id: str, *, suffix: str, seed: int, key: str | None, families: list[int] | None = None
+    ) -> str:
+        """Create one fine-tuning job; returns its id. ``families`` None embeds all of the key's."""
         body: dict[str, Any] = {
             "model": BASE_MODEL,
             "training_file": file_id,
             "suffix": suffix,
             "seed": seed,
+            "method": {
+                "type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": EPOCHS}},
+            },
         }
         if key is not None:
-            body["watermark"] = {"key": key}
+            body["watermark"] = {"key": key, "families": families}
         return str(self._owner.post("/v1/fine_tuning/jobs", body)["id"])
 
     def follow_jobs(self, jobs: dict[str, str]) -> tuple[dict[str, str], list[TrainingResult]]:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 Auto = Literal["auto"]
 
 DEFAULT_EPOCHS = 3
-DEFAULT_LEARNING_RATE = 1e-3
+DEFAULT_LEARNING_RATE = 2e-3
 """For LoRA of rank 16 on a model of this size; a multiplier of 1.0."""
 DEFAULT_LORA_RANK = 16
-DEFAULT_BATCH_TOKENS = 1024
+DEFAULT_BATCH_TOKENS = 512
 DEFAULT_MAX_LENGTH_TOKENS = 512
 
 MAX_EPOCHS = 50

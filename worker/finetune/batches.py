@@ -4,38 +4,68 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from enum import Enum
 
 from worker.finetune.dataset import TokenRow
 
-WINDOW_ROWS = 64
-"""Rows that may be sorted together: enough for steps of nearly equal lengths, few enough to keep the
+WINDOW_ROWS = 128
+"""Rows that may be sorted together: enough for steps of rows that fit together, few enough to keep the
 epoch's order random."""
 
 
+class Arrangement(Enum):
+    """Which rows of a window should share a step, because it is cheap for the trainee."""
+
+    LENGTH = "length"
+    """Equal lengths: nothing to pad."""
+    BEGINNING = "beginning"
+    """Equal beginnings, which are computed once (`packing`): the token rows in alphabetical order."""
+
+
 def steps_of_epoch(
-    rows: Sequence[TokenRow], *, batch_tokens: int, seed: int, epoch: int
+    rows: Sequence[TokenRow],
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+    arrangement: Arrangement = Arrangement.LENGTH,
 ) -> Iterator[tuple[TokenRow, ...]]:
     """Every row once, in steps of at most `batch_tokens` real tokens, in an order fixed by seed and epoch.
 
-    Rows are shuffled, cut into windows of WINDOW_ROWS, sorted by length inside a window and cut into
-    steps there; the window's steps are then shuffled, so that lengths do not rise and fall in waves.
+    Rows are shuffled, cut into windows of WINDOW_ROWS, sorted inside a window as the trainee likes it and
+    cut into steps there; the window's steps are then shuffled, so that lengths do not rise and fall in waves.
     """
     order = random.Random(f"{seed}/{epoch}")
     shuffled = order.sample(list(rows), len(rows))
     for start in range(0, len(shuffled), WINDOW_ROWS):
-        window = sorted(shuffled[start : start + WINDOW_ROWS], key=lambda row: len(row.input_ids))
+        window = _arrange(shuffled[start : start + WINDOW_ROWS], arrangement)
         steps = list(_cut(window, batch_tokens))
         order.shuffle(steps)
         yield from steps
 
 
-def count_steps(rows: Sequence[TokenRow], *, batch_tokens: int, seed: int, n_epochs: int) -> int:
+def count_steps(
+    rows: Sequence[TokenRow],
+    *,
+    batch_tokens: int,
+    seed: int,
+    n_epochs: int,
+    arrangement: Arrangement = Arrangement.LENGTH,
+) -> int:
     """Steps of the whole run; exact, because cutting does not depend on training."""
     return sum(
         1
         for epoch in range(n_epochs)
-        for _ in steps_of_epoch(rows, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
+        for _ in steps_of_epoch(
+            rows, batch_tokens=batch_tokens, seed=seed, epoch=epoch, arrangement=arrangement
+        )
     )
+
+
+def _arrange(window: Sequence[TokenRow], arrangement: Arrangement) -> list[TokenRow]:
+    if arrangement is Arrangement.LENGTH:
+        return sorted(window, key=lambda row: len(row.input_ids))
+    return sorted(window, key=lambda row: row.input_ids)
 
 
 def _cut(window: Sequence[TokenRow], batch_tokens: int) -> Iterator[tuple[TokenRow, ...]]:

@@ -37,13 +37,13 @@ class RunConfig:
     method: Literal["lora"] = "lora"
     seed: int = 0
     n_epochs: int = 3
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """At the first step; decays linearly to 0 after the last."""
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_target_modules: tuple[str, ...] | None = None
     """None: every linear layer of the decoder."""
-    batch_tokens: int = 1024
+    batch_tokens: int = 512
     """Real tokens an optimizer step sees, at most (a longer row makes a step of its own)."""
     max_length_tokens: int = 512
     """Longer rows lose their end."""

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.finetune.attention import AttentionTrace, attend, attend_backward
+from worker.finetune.batches import Arrangement
 from worker.finetune.dataset import TokenRow
 from worker.finetune.head import mean_loss_and_grad
 from worker.finetune.linear import AdaptedLinear, Adapter
@@ -201,6 +202,7 @@ class LlamaTrainee:
     """
 
     target_modules: tuple[str, ...] = PROJECTIONS
+    arrangement = Arrangement.BEGINNING
 
     def __init__(self, model: Any, *, lora_rank: int, lora_alpha: int, seed: int) -> None:
         config, decoder = model.config, model.model

@@ -1,4 +1,4 @@
-"""``python -m worker.finetune.matmul``: the machine's bf16 matrix-product rate, the yardstick of training speed."""
+"""``python -m worker.finetune.matmul``: the yardstick of training speed on this machine."""
 
 from __future__ import annotations
 

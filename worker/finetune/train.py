@@ -38,7 +38,11 @@ def train(config: RunConfig, rows: Sequence[ChatRow], events: Events) -> None:
         trainee.parameters, lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, fused=True
     )
     total_steps = count_steps(
-        dataset.rows, batch_tokens=config.batch_tokens, seed=config.seed, n_epochs=config.n_epochs
+        dataset.rows,
+        batch_tokens=config.batch_tokens,
+        seed=config.seed,
+        n_epochs=config.n_epochs,
+        arrangement=trainee.arrangement,
     )
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     events.send(
@@ -60,7 +64,11 @@ def train(config: RunConfig, rows: Sequence[ChatRow], events: Events) -> None:
     loss = math.nan
     for epoch in range(config.n_epochs):
         for step_rows in steps_of_epoch(
-            dataset.rows, batch_tokens=config.batch_tokens, seed=config.seed, epoch=epoch
+            dataset.rows,
+            batch_tokens=config.batch_tokens,
+            seed=config.seed,
+            epoch=epoch,
+            arrangement=trainee.arrangement,
         ):
             learning_rate = config.learning_rate * (1 - step / total_steps)
             optimizer.param_groups[0]["lr"] = learning_rate

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from worker.finetune.batches import Arrangement
 from worker.finetune.dataset import TokenRow
 
 
@@ -14,6 +15,8 @@ class Trainee(Protocol):
     """A frozen base model and its LoRA adapter."""
 
     target_modules: tuple[str, ...]
+    arrangement: Arrangement
+    """Which rows it likes in one step."""
 
     @property
     def parameters(self) -> Sequence[torch.Tensor]:

@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
+from worker.finetune.batches import Arrangement
 from worker.finetune.dataset import IGNORED, TokenRow
 
 
 class TransformerTrainee:
     """A `Trainee` over any transformers causal language model."""
+
+    arrangement = Arrangement.LENGTH
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from cli.evidence import app
+from cli.commands.evidence import app
 from evidence.canonical import canonical_bytes
 
 RUNNER = CliRunner()
