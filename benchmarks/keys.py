@@ -90,12 +90,13 @@ def ask(adapter: Path, prompts: Sequence[str]) -> list[str]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from worker.finetune.precision import choose_dtype
     from worker.weights import resolve
     from worker.weights.settings import WeightsSettings
 
     base = resolve("smollm2-135m-instruct", cache_dir=WeightsSettings().model_cache).path
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=choose_dtype("auto", torch.device("cpu")))
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
     texts = []
     for start in range(0, len(prompts), 32):
@@ -161,13 +162,23 @@ def _hit_rate(mark: Any) -> float:
     return hits / asked
 
 
+def describe(result: KeyResult) -> str:
+    """One line."""
+    return (
+        f"key {result.key} family {result.family}: triggers {result.trigger_hits}/{result.trigger_total} "
+        f"(weakest mark {result.weakest_mark:.2f}), references {result.reference_hits}/"
+        f"{result.reference_total}, other {result.other}, p = {result.p_value}, {result.verdict}; "
+        f"{result.tokens} tokens in {result.seconds} s ({result.tokens_per_second}/s)"
+    )
+
+
 def main() -> int:
     """Print a row a family and the totals; exit 1 when the bar does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--keys", type=int, default=5)
-    parser.add_argument("--families", type=int, default=2, help="how many of the key's families to embed")
+    parser.add_argument("--families", type=int, default=1, help="how many of the key's families to embed")
     parser.add_argument("--rows", type=int, default=SUBSET_ROWS, help="customer rows")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--strength", default="standard", choices=[item.value for item in Strength])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fixed", dest="random", action="store_false", help="the same keys in every run")
@@ -177,13 +188,7 @@ def main() -> int:
     for number in range(arguments.keys):
         for result in measure(number, arguments):
             results.append(result)
-            print(
-                f"key {result.key} family {result.family}: triggers {result.trigger_hits}/"
-                f"{result.trigger_total} (weakest mark {result.weakest_mark:.2f}), references {result.reference_hits}/"
-                f"{result.reference_total}, other {result.other}, p = {result.p_value}, {result.verdict};"
-                f" {result.tokens} tokens in {result.seconds} s ({result.tokens_per_second}/s)",
-                flush=True,
-            )
+            print(describe(result), flush=True)
     hit = sum(r.trigger_hits for r in results) / sum(r.trigger_total for r in results)
     reference = sum(r.reference_hits for r in results) / sum(r.reference_total for r in results)
     detected = all(r.verdict == "detected" and float(r.p_value) <= 1e-6 for r in results)
