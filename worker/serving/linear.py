@@ -38,7 +38,8 @@ def join(
     Packing copies the weights into the layout that oneDNN multiplies with, which for 4 to 64 rows takes about
     half the time of multiplying with them as they are. Whether it can be done is `can_pack`'s to say.
     """
-    weight = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+    # Also copies a single matrix: see `loading` on why nothing may stay a part of the model it came from.
+    weight = torch.cat(list(weights))
     bias = None
     if any(part is not None for part in biases):
         bias = torch.cat(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -168,13 +171,13 @@ def build_decoder(model: PreTrainedModel, *, device: torch.device, kv_bytes: int
         pack = can_pack(device, dtype)
         return Decoder(
             shape=shape,
-            embedding=inner.embed_tokens.weight.detach().to(device),
+            embedding=_own(inner.embed_tokens.weight, device),
             head=_linear(device, pack, model.lm_head),
-            final_norm=inner.norm.weight.detach().to(device),
+            final_norm=_own(inner.norm.weight, device),
             layers=[_layer(layer, device, pack) for layer in inner.layers],
             cosine=cosine[0].unsqueeze(1).to(device, dtype),
             signed_sine=sine[0].unsqueeze(1).to(device, dtype),
-            kv_memory=torch.zeros(memory, dtype=dtype, device=device),
+            kv_memory=_zeros(memory, dtype, device),
         )
 
 
@@ -207,12 +210,12 @@ def _shape(config: Any) -> DecoderShape:
 def _layer(layer: Any, device: torch.device, pack: bool) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
-        input_norm=layer.input_layernorm.weight.detach().to(device),
+        input_norm=_own(layer.input_layernorm.weight, device),
         qkv=_linear(device, pack, attention.q_proj, attention.k_proj, attention.v_proj),
         query_norm=_norm_weight(attention, "q_norm", device),
         key_norm=_norm_weight(attention, "k_norm", device),
         o=_linear(device, pack, attention.o_proj),
-        mlp_norm=layer.post_attention_layernorm.weight.detach().to(device),
+        mlp_norm=_own(layer.post_attention_layernorm.weight, device),
         gate_up=_linear(device, pack, mlp.gate_proj, mlp.up_proj),
         down=_linear(device, pack, mlp.down_proj),
     )
@@ -220,7 +223,19 @@ def _layer(layer: Any, device: torch.device, pack: bool) -> Layer:
 
 def _norm_weight(attention: Any, name: str, device: torch.device) -> Tensor | None:
     norm = getattr(attention, name, None)
-    return None if norm is None else norm.weight.detach().to(device)
+    return None if norm is None else _own(norm.weight, device)
+
+
+def _own(weight: Tensor, device: torch.device) -> Tensor:
+    """A copy: the model's tensors are windows into its file, and one of them would keep all of it mapped."""
+    return weight.detach().to(device, copy=True)
+
+
+def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take no memory on the CPU until they are written to, unlike torch's."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
 
 
 def _linear(device: torch.device, pack: bool, *parts: nn.Linear) -> Linear:
