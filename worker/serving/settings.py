@@ -25,8 +25,8 @@ class ServingSettings(BaseSettings):
         populate_by_name=True,
     )
 
-    token_file: Path
-    """DOUBLEI_SERVING_TOKEN_FILE: a 0600 file holding the bearer token."""
+    token_file: Path = Field(validation_alias="DOUBLEI_SERVING_TOKEN_FILE")
+    """A 0600 file holding the bearer token."""
     adapter_root: Path = Field(validation_alias="DOUBLEI_STORAGE_DIR")
     """Adapters are loaded from below this folder and from nowhere else."""
 
