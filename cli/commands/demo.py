@@ -25,7 +25,8 @@ from cli.errors import StackError, UsageMistake
 from cli.stack import state
 from cli.stack.files import make_private_dir
 from cli.stack.home import Home, locate
-from cli.stack.stack import Credential, Stack, is_running, read_credentials
+from cli.stack.running import Credential, is_running, read_credentials
+from cli.stack.stack import Stack
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli.stack.events import EventKind, StackEvent
 from cli.stack.home import Home
-from cli.stack.stack import Credential
+from cli.stack.running import Credential
 from cli.stack.state import State
 
 

@@ -18,7 +18,8 @@ from cli.commands.display import StartDisplay, show_addresses, show_children
 from cli.errors import AlreadyRunning, NotRunning, StackError
 from cli.stack import state
 from cli.stack.home import Home, is_locked, locate, prepare
-from cli.stack.stack import Interrupted, Stack, is_running, read_credentials, stop_running
+from cli.stack.running import is_running, read_credentials, stop_running
+from cli.stack.stack import Interrupted, Stack
 from cli.stack.state import Phase, State
 
 HomeOption = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import secrets
 import signal
@@ -11,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -19,11 +18,12 @@ from cli.errors import CliError, StackError
 from cli.stack import postgres, state
 from cli.stack.events import EventKind, Listener, StackEvent
 from cli.stack.guard import clear
-from cli.stack.home import Home, HomeLock, ensure_secrets, is_locked, prepare
+from cli.stack.home import Home, HomeLock, ensure_secrets, prepare
 from cli.stack.plan import ChildSpec, Site, build_plan
 from cli.stack.ports import PortClaims
 from cli.stack.privileges import postgres_privileges
-from cli.stack.processes import identify, is_alive
+from cli.stack.processes import identify
+from cli.stack.running import Credential, read_credentials
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
 from cli.stack.state import ChildRecord, Phase, State
 from cli.stack.supervisor import Supervisor, guard_command
@@ -50,14 +50,6 @@ class Interrupted(BaseException):
     def exit_code(self) -> int:
         """What a shell reports for a process ended by that signal."""
         return 128 + self.number
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credential:
-    """One organization of the first start and its API key."""
-
-    organization: str
-    api_key: str = field(repr=False)
 
 
 class Stack:
@@ -296,43 +288,3 @@ def clear_stale(home: Home) -> None:
         clear(previous.stack_id, previous.socket_dir, home.postgres)
     postgres.clear_stale_lock(home.postgres)
     postgres.remove_unfinished(home.postgres)
-
-
-def read_credentials(home: Home) -> dict[str, Credential]:
-    """The API keys of the first start.
-
-    Raises:
-        StackError: the file is missing or is not what the bootstrap writes.
-    """
-    try:
-        record = json.loads(home.credentials_file.read_text(encoding="utf-8"))
-        return {
-            role: Credential(organization=entry["organization"], api_key=entry["api_key"])
-            for role, entry in record.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise StackError(f"{home.credentials_file} can't be read") from None
-
-
-def is_running(home: Home, current: State) -> bool:
-    """Whether the supervisor that wrote ``current`` still owns the folder."""
-    return is_alive(current.supervisor) and is_locked(home)
-
-
-def stop_running(home: Home, *, timeout_seconds: float) -> bool:
-    """Ask the folder's supervisor to stop and wait for it; False when there was none.
-
-    Raises:
-        StackError: it did not end in time.
-    """
-    current = state.read(home)
-    if current is None or not is_running(home, current):
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(current.supervisor.pid, signal.SIGTERM)
-    deadline = time.monotonic() + timeout_seconds
-    while is_running(home, current):
-        if time.monotonic() > deadline:
-            raise StackError(f"process {current.supervisor.pid} has not ended after {timeout_seconds:.0f} s")
-        time.sleep(0.1)
-    return True

@@ -27,7 +27,9 @@ time.sleep(600)
 """
 
 
-def worker(site: Site, *, name: str = "worker", prelude: str = "", stop_timeout_seconds: float = 5) -> ChildSpec:
+def worker(
+    site: Site, *, name: str = "worker", prelude: str = "", stop_timeout_seconds: float = 5
+) -> ChildSpec:
     """A child with a child."""
     ready = site.socket_dir / f"{name}.ready"
     code = _WORKER.format(prelude=prelude, ready=str(ready))

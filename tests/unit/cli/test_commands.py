@@ -17,7 +17,7 @@ from cli.stack.events import EventKind, StackEvent
 from cli.stack.home import Home
 from cli.stack.ports import Ports
 from cli.stack.processes import Identity
-from cli.stack.stack import Credential
+from cli.stack.running import Credential
 from cli.stack.state import Phase, State
 
 

@@ -14,7 +14,7 @@ from cli.stack.files import write_private
 from cli.stack.home import Home
 from cli.stack.ports import Ports
 from cli.stack.processes import Identity, identify, is_alive
-from cli.stack.stack import is_running
+from cli.stack.running import is_running
 from cli.stack.state import ChildRecord, Phase, State
 
 
