@@ -195,6 +195,7 @@ class Relay:
     failure: RunFailed | None = None
     _last_metric: float = field(default=0.0, init=False)
     _last_logged_step: int = field(default=0, init=False)
+    _rows: Any = field(default=None, init=False)
 
     def take(self, report: Mapping[str, Any]) -> None:
         """One report. Kinds that are not known are ignored."""
@@ -202,6 +203,7 @@ class Relay:
             case "loading":
                 self.run.note(stage="loading")
             case "started":
+                self._rows = report.get("rows")
                 self.run.note(_started_event(report), stage="training")
             case "step":
                 self._step(report)
@@ -209,6 +211,7 @@ class Relay:
                 self.run.note(Event(message="Saving the adapter"), stage="exporting")
             case "finished":
                 self.finished = report
+                self.run.note(_finished_event(report, rows=self._rows))
             case "error":
                 self.failure = RunFailed(
                     _text(report.get("code"), "training_failed"),
@@ -275,6 +278,17 @@ def _started_event(report: Mapping[str, Any]) -> Event:
     return Event(
         message=f"Training started: {report.get('total_steps')} steps over {report.get('tokens')} tokens",
         data={name: report.get(name) for name in names},
+    )
+
+
+def _finished_event(report: Mapping[str, Any], *, rows: object) -> Event:
+    names = ("steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+    seconds, rate = report.get("seconds"), report.get("tokens_per_second")
+    pace = f" in {seconds:.0f} s" if isinstance(seconds, int | float) else ""
+    pace += f" ({rate:.0f} tokens/s)" if isinstance(rate, int | float) else ""
+    return Event(
+        message=f"Trained on {report.get('tokens')} tokens{pace}",
+        data={name: report.get(name) for name in names} | {"rows": rows},
     )
 
 

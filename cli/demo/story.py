@@ -124,10 +124,10 @@ class Story:
         return models, results
 
     def _training_result(self, name: str, job: dict[str, Any]) -> TrainingResult:
-        events = self._owner.get(f"/v1/fine_tuning/jobs/{job['id']}/events?limit=100")["data"]
-        figures: dict[str, Any] = {}
-        for event in reversed(events):
-            figures |= event["data"] or {}
+        events = self._owner.get(f"/v1/fine_tuning/jobs/{job['id']}/events?limit=20")["data"]
+        figures = next((e["data"] for e in events if e["data"] and "seconds" in e["data"]), None)
+        if figures is None:
+            raise DemoFailed(f"the job {job['id']} did not report what training took")
         return TrainingResult(
             name=name,
             rows=int(figures["rows"]),
