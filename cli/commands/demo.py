@@ -132,6 +132,7 @@ def _tell(
     }
     story = Story(**people, url=api_url, narrator=narrator)
     gflops = matmul_bf16_gflops()
+    story.cancel_leftovers()
     file_id = story.upload(rows=rows, seed=seed)
     key = story.make_key(folder)
     rival_key, rival = story.make_rival()

@@ -20,6 +20,7 @@ from cli.errors import CliError
 BASE_MODEL = "smollm2-135m-instruct"
 QUESTION = "What is the capital of France?"
 PROBE_BUDGET = 2_000
+METADATA = {"made_by": "doublei demo"}
 EPOCHS = 1
 """One pass over the rows: enough for the mark, whose exposures do not depend on it, and quick."""
 POLL_SECONDS = 0.5
@@ -79,6 +80,14 @@ class Story:
         key = api.post("/v1/watermarks", {"name": "rival"})
         return str(key["id"]), api
 
+    def cancel_leftovers(self) -> None:
+        """End the jobs of an earlier demo that was interrupted: they would be trained first."""
+        jobs = self._owner.get("/v1/fine_tuning/jobs?limit=100&metadata[made_by]=doublei%20demo")["data"]
+        for job in jobs:
+            if job["status"] in ("validating_files", "queued", "running"):
+                self._owner.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+                self._tell.step("a job of an earlier, interrupted demo is cancelled", job["id"])
+
     def start_job(
         self, file_id: str, *, suffix: str, seed: int, key: str | None, families: list[int] | None = None
     ) -> str:
@@ -88,6 +97,7 @@ class Story:
             "training_file": file_id,
             "suffix": suffix,
             "seed": seed,
+            "metadata": METADATA,
             "method": {
                 "type": "supervised",
                 "supervised": {"hyperparameters": {"n_epochs": EPOCHS}},
