@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -24,6 +25,11 @@ _MEANING = {
     "clean": "the same data, fine-tuned without a watermark",
     "base": "the model both started from",
     "wrong_key": "the owner's model, asked with another business's key",
+}
+_REASONS = {
+    "no_judge_answers": "fewer than half of its answers were Yes or No",
+    "missing_answers": "more than a tenth of the questions got no answer",
+    "differential_refusal": "it avoids an answer at triggers more or less often than elsewhere",
 }
 _STYLE = {"detected": "bold green", "not_detected": "cyan", "inconclusive": "yellow"}
 
@@ -131,15 +137,15 @@ class Narrator:
             bars.stop()
 
     def table(self, suspects: list[SuspectResult]) -> None:
-        """The verdicts."""
-        table = Table(title="Who answers to the owner's secret?", title_justify="left")
+        """The verdicts, and below them who was asked and why a verdict reads as it does."""
+        table = Table(title="Who answers to the owner's secret?", title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("suspect", "verdict", "p-value", "triggers", "references", "questions", "time"):
-            table.add_column(heading, justify="left" if heading in ("suspect", "verdict") else "right")
+            side: Literal["left", "right"] = "left" if heading in ("suspect", "verdict") else "right"
+            table.add_column(heading, justify=side, no_wrap=True)
         for item in suspects:
-            verdict = item.verdict + (f" ({', '.join(item.reasons)})" if item.reasons else "")
             table.add_row(
-                f"[bold]{item.name}[/bold]\n[dim]{_MEANING[item.name]}[/dim]",
-                f"[{_STYLE[item.verdict]}]{verdict}[/]",
+                f"[bold]{item.name}[/bold]",
+                f"[{_STYLE[item.verdict]}]{item.verdict}[/]",
                 f"{item.p_value:.3g}",
                 f"{item.trigger_hits}/{item.trigger_total}",
                 f"{item.reference_hits}/{item.reference_total}",
@@ -147,6 +153,13 @@ class Narrator:
                 f"{item.seconds:.0f} s",
             )
         self.console.print(table)
+        for item in suspects:
+            because = f" ({', '.join(_REASONS.get(reason, reason) for reason in item.reasons)})"
+            self.console.print(
+                f"  [bold]{item.name}[/bold]  {_MEANING[item.name]}{because if item.reasons else ''}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def farewell(self, result: DemoResult, folder: Path, dashboard_url: str, home_option: str) -> None:
         """Where everything is and what to do next."""
