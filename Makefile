@@ -26,11 +26,11 @@ test: venv
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: venv
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/architecture
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -19,9 +19,7 @@ _MAX_REQUEST_ID = 128
 
 def envelope(error: ServingError) -> dict[str, dict[str, str | None]]:
     """OpenAI's error shape."""
-    return {
-        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    }
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
 class Door:

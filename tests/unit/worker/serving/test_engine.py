@@ -211,9 +211,7 @@ def test_a_stopped_engine_takes_no_more(served: Served, ask: Ask) -> None:
         ask(served.engine, _prompts(1))
 
 
-def test_an_adapter_changes_the_answer(
-    served: Served, ask: Ask, put_adapter: Callable[..., Path]
-) -> None:
+def test_an_adapter_changes_the_answer(served: Served, ask: Ask, put_adapter: Callable[..., Path]) -> None:
     put_adapter("one", 1)
     served.adapters.register("one", "one")
     prompts = _prompts(2)

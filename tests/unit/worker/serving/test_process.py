@@ -105,9 +105,7 @@ def test_weights_that_are_not_there_end_the_process(storage: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("content", "mode"), [(TOKEN, 0o644), ("short", 0o600), (None, 0o600)])
-def test_a_token_file_must_be_private_and_long_enough(
-    tmp_path: Path, content: str | None, mode: int
-) -> None:
+def test_a_token_file_must_be_private_and_long_enough(tmp_path: Path, content: str | None, mode: int) -> None:
     path = tmp_path / "token"
     if content is not None:
         path.write_text(content)
