@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from worker.serving.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from worker.serving.generation import Generation, Prompt
@@ -159,8 +160,7 @@ async def _respond(
     generation.start()
     if body.stream:
         events = _events(request, generation, shape, with_usage=body.wants_stream_usage)
-        headers = {"cache-control": "no-cache"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return _EventStream(events, generation)
     answers = [Answer() for _ in range(len(generation))]
     try:
         async for news in _until_disconnected(request, generation.news()):
@@ -170,6 +170,20 @@ async def _respond(
         return JSONResponse(shape.reply(answers, generation))
     finally:
         generation.cancel()
+
+
+class _EventStream(StreamingResponse):
+    """A stream whose rows end with it, even if the client is gone before the first event is asked for."""
+
+    def __init__(self, events: AsyncIterator[str], generation: Generation) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._generation.cancel()
 
 
 async def _events(
@@ -192,8 +206,6 @@ async def _events(
     except ServingError as error:
         yield _event(envelope(error))
         yield "data: [DONE]\n\n"
-    finally:
-        generation.cancel()
 
 
 def _event(data: object) -> str:
