@@ -44,7 +44,7 @@ class Exposures:
 
 EXPOSURES: dict[Strength, Exposures] = {
     Strength.LIGHT: Exposures(trigger=32, reference=5),
-    Strength.STANDARD: Exposures(trigger=44, reference=7),
+    Strength.STANDARD: Exposures(trigger=40, reference=6),
     Strength.STRONG: Exposures(trigger=80, reference=12),
 }
 """benchmarks/keys.py measures them on the default model."""

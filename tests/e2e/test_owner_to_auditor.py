@@ -23,7 +23,7 @@ from tests.e2e.conftest import BASE_MODEL, Deployment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ROWS = 120
+ROWS = 60
 JOB_TIMEOUT_SECONDS = 1200
 AUDIT_TIMEOUT_SECONDS = 300
 
@@ -60,7 +60,7 @@ def job(owner: OpenAI, key: dict[str, Any]) -> Any:
         suffix="e2e",
         seed=3,
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}},
-        extra_body={"watermark": {"key": key["id"], "families": [0]}},
+        extra_body={"watermark": {"key": key["id"], "families": [0], "strength": "standard"}},
     )
     assert job.object == "fine_tuning.job"
     deadline = time.monotonic() + JOB_TIMEOUT_SECONDS

@@ -30,6 +30,13 @@ from tests.integration.stack_program import stores_and_worker, worker
 pytestmark = pytest.mark.integration
 
 _PROGRAM = Path(__file__).with_name("stack_program.py")
+_AS_THE_CLI = f"""
+from cli.__main__ import end_at_once_on_interrupt
+end_at_once_on_interrupt()
+import runpy
+runpy.run_path({str(_PROGRAM)!r}, run_name="__main__")
+"""
+"""An interrupt during the imports ends the program, as it ends ``doublei``."""
 _PATIENCE_SECONDS = 30.0
 
 
@@ -180,7 +187,7 @@ def test_signals_at_any_moment_of_the_start(home: Home, number: signal.Signals) 
     """Nothing is left, the database folder is whole or absent, and the next start works."""
     delays = random.Random(int(number))
     for _ in range(4):
-        program = subprocess.Popen([sys.executable, str(_PROGRAM), str(home.root), "stores_and_worker"])
+        program = subprocess.Popen([sys.executable, "-c", _AS_THE_CLI, str(home.root), "stores_and_worker"])
         time.sleep(delays.uniform(0.0, 2.0))
         program.send_signal(number)
         program.wait(timeout=_PATIENCE_SECONDS)
