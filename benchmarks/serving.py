@@ -64,7 +64,7 @@ class Result:
     completion_tokens: int
     server_cpu_seconds: float
     machine_cpu_seconds: float
-    """Of all processes: what exceeds the server's was spent on asking, and by whoever else used the machine."""
+    """Of all processes: the rest was spent on asking, and by whoever else used the machine."""
 
 
 def questions(count: int) -> list[str]:
@@ -264,7 +264,7 @@ def show(result: Result) -> None:
         f"{result.questions} in {result.seconds:6.2f} s = {result.requests_per_second:6.2f}/s, "
         f"latency p50 {result.latency_p50_seconds:.2f} s p95 {result.latency_p95_seconds:.2f} s, "
         f"{result.cached_tokens}/{result.prompt_tokens} prompt tokens cached, "
-        f"{result.server_cpu_seconds:.1f} s of processor time (all processes {result.machine_cpu_seconds:.1f} s)",
+        f"{result.server_cpu_seconds:.1f} s of processor time of {result.machine_cpu_seconds:.1f} s in all",
         flush=True,
     )
 
