@@ -240,7 +240,8 @@ def measure(arguments: argparse.Namespace) -> list[Result]:
                 names = {"base model": [MODEL], "one adapter": ["a0"]}.get(target, ["a0", "a1", "a2", "a3"])
                 for loaded in (loaded for loaded in names if loaded != MODEL):
                     body = {"lora_name": loaded, "lora_path": f"adapter-{loaded[1:]}"}
-                    httpx2.post(f"{url}/v1/load_lora_adapter", json=body, headers=headers).raise_for_status()
+                    load = f"{url}/v1/load_lora_adapter"
+                    httpx2.post(load, json=body, headers=headers, timeout=120).raise_for_status()
                 result = asyncio.run(
                     audit(
                         url,
