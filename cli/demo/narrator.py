@@ -138,8 +138,11 @@ class Narrator:
 
     def table(self, suspects: list[SuspectResult]) -> None:
         """The verdicts, and below them who was asked and why a verdict reads as it does."""
-        table = Table(title="Who answers to the owner's secret?", title_justify="left", box=box.SIMPLE_HEAD)
-        for heading in ("suspect", "verdict", "p-value", "triggers", "references", "questions", "time"):
+        counts = sorted({item.questions for item in suspects})
+        asked = " or ".join(str(count) for count in counts)
+        title = f"Who answers to the owner's secret? {asked} questions each"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for heading in ("suspect", "verdict", "p-value", "triggers", "references", "time"):
             side: Literal["left", "right"] = "left" if heading in ("suspect", "verdict") else "right"
             table.add_column(heading, justify=side, no_wrap=True)
         for item in suspects:
@@ -149,7 +152,6 @@ class Narrator:
                 f"{item.p_value:.3g}",
                 f"{item.trigger_hits}/{item.trigger_total}",
                 f"{item.reference_hits}/{item.reference_total}",
-                str(item.questions),
                 f"{item.seconds:.0f} s",
             )
         self.console.print(table)
