@@ -40,7 +40,7 @@ def demo(
     as_json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here, for programs.")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="All conversations, not a subset of 200.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="All conversations, not a subset of 150.")] = False,
     seed: Annotated[
         int | None,
         typer.Option(

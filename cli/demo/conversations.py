@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import yaml
 
-SUBSET_ROWS = 200
+SUBSET_ROWS = 150
 """Rows of the short demo: a different subset for every seed."""
 
 

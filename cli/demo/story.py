@@ -21,6 +21,8 @@ BASE_MODEL = "smollm2-135m-instruct"
 QUESTION = "What is the capital of France?"
 PROBE_BUDGET = 2_000
 METADATA = {"made_by": "doublei demo"}
+CONCURRENCY = 24
+"""The default plan asks 8 at a time, which is polite to a stranger; this server is our own."""
 EPOCHS = 1
 """One pass over the rows: enough for the mark, whose exposures do not depend on it, and quick."""
 POLL_SECONDS = 0.5
@@ -189,6 +191,7 @@ class Story:
             {
                 "watermark": suspect.watermark,
                 "suspect": {"base_url": f"{self._url}/v1", "model": suspect.model, "api_key": credential},
+                "plan": {"concurrency": CONCURRENCY},
             },
         )
         with self._tell.bars() as bars:
