@@ -30,7 +30,7 @@ from cli.demo.conversations import alpaca_rows
 from watermark.embedding import embed
 from watermark.examples import parse_row
 from watermark.keys import Design, Secret, derive
-from worker.finetune.config import DatasetByPath
+from worker.finetune.config import DatasetByPath, RunConfig
 from worker.weights import resolve
 from worker.weights.settings import WeightsSettings
 
@@ -39,7 +39,8 @@ EXTRA_PACKAGES = ROOT / ".venv-bench"
 FLOP_PER_TOKEN = 0.43e9
 """4 per weight of the decoder's linear layers (forward, and backward to the activations), 106 million here;
 adapters, attention and head are extra and not counted in anybody's favour."""
-BATCH_TOKENS = 1024
+BATCH_TOKENS: int = RunConfig.__dataclass_fields__["batch_tokens"].default  # type: ignore[assignment]
+"""What a job trains with when it names nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -279,6 +279,7 @@ def test_the_keyboard_opens_a_row(page: Page, dashboard: Dashboard, fake: FakeAp
     page.focus(".row-open:visible")
     page.keyboard.press("Enter")
     page.wait_for_selector(".sheet:visible")
+    assert "menu" in page.inner_text(".sheet:visible")
 
 
 def test_a_failure_is_told_well(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
@@ -320,6 +321,7 @@ def test_a_cancel_that_comes_too_late_says_so(page: Page, dashboard: Dashboard, 
     fake.jobs[0]["status"] = "succeeded"
     page.click("text=Cancel the job")
     page.wait_for_selector("text=already succeeded")
+    assert not fake.jobs[0]["cancel_requested"]
 
 
 def test_a_verdict_and_its_reasons(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
@@ -452,6 +454,7 @@ def test_a_revoked_key_ends_the_session(page: Page, dashboard: Dashboard, fake: 
     page.wait_for_selector("text=All parts ready")
     fake.keys.clear()
     page.wait_for_selector("text=Your session has ended")
+    assert urlsplit(page.url).path == "/sign-in"
 
 
 def test_a_request_from_another_site_is_refused(dashboard: Dashboard, fake: FakeApi) -> None:

@@ -94,6 +94,7 @@ class TestWhatIsRefused:
     ) -> None:
         _edit_config(put_adapter("a", 1), a_future_option=None, another={})
         registry.register("a", "a")
+        assert registry.find("a") is not None
 
     def test_a_pickle_is_never_read(
         self, registry: AdapterRegistry, put_adapter: Put, tmp_path: Path
