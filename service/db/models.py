@@ -241,6 +241,11 @@ class Verification(Base):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False, server_default="false")
+    campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    sitting_started_at: Mapped[datetime | None]
+    """when the asking was last taken up by request; the plan's time limit counts from here."""
+    conclude_requested: Mapped[bool] = mapped_column(default=False, server_default="false")
+    """decide from what has been asked; ask nothing more."""
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")
     max_attempts: Mapped[int] = mapped_column(default=3, server_default="3")
     lease_owner: Mapped[str | None]
@@ -263,11 +268,55 @@ class Preregistration(Base):
     verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
     key_id: Mapped[str] = mapped_column(ForeignKey("watermark_keys.id"))
     audit_index: Mapped[int]
-    """i of alpha_i: how many audits of this key were pre-registered so far, this one included."""
+    """i of alpha_i: how many audits of this key were pre-registered so far, this one included. The
+    suspects of a campaign share one."""
+    campaign_position: Mapped[int] = mapped_column(default=0, server_default="0")
+    """which of a campaign's suspects; 0 without a campaign."""
+    service_nonce: Mapped[bytes] = mapped_column(LargeBinary)
+    """its commitment is among the canonical bytes; shown with the evidence."""
     canonical_bytes: Mapped[bytes] = mapped_column(LargeBinary)
     sha256: Mapped[str]
     created_at: Mapped[datetime] = _now()
-    __table_args__ = (UniqueConstraint("key_id", "audit_index"),)
+    __table_args__ = (UniqueConstraint("key_id", "audit_index", "campaign_position"),)
+
+
+class Campaign(Base):
+    """Several suspects under one number of a key, decided together by Holm's rule. INSERT-only."""
+
+    __tablename__ = "campaigns"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("watermark_keys.id"), index=True)
+    audit_index: Mapped[int]
+    size: Mapped[int]
+    alpha_i: Mapped[str]
+    """the whole campaign's share of alpha, "numerator/denominator"."""
+    created_at: Mapped[datetime] = _now()
+
+
+class NonceReveal(Base):
+    """The auditor's nonce, shown after the service had committed to its own. INSERT-only."""
+
+    __tablename__ = "nonce_reveals"
+    verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
+    auditor_nonce: Mapped[bytes] = mapped_column(LargeBinary)
+    beacon: Mapped[dict[str, Any] | None]
+    """source, round, value of a public beacon, as the auditor gave it."""
+    created_at: Mapped[datetime] = _now()
+
+
+class VerificationLook(Base):
+    """A sequential audit's product of e-values after one completed mark. INSERT-only."""
+
+    __tablename__ = "verification_looks"
+    verification_id: Mapped[str] = mapped_column(ForeignKey("verifications.id"), primary_key=True)
+    look: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """1, 2, … in the order in which the marks were asked."""
+    mark: Mapped[int]
+    e_value: Mapped[str]
+    product: Mapped[str]
+    """decimal text, as in the decision record."""
+    created_at: Mapped[datetime] = _now()
 
 
 class ProbeSent(Base):
@@ -311,5 +360,39 @@ class Evidence(Base):
     created_at: Mapped[datetime] = _now()
 
 
-INSERT_ONLY_TABLES = ("preregistrations", "probes_sent", "probe_answers", "evidence", "job_events")
-"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migration 0001)."""
+class AuditEvent(Base):
+    """Who did what with whose key, to whom. INSERT-only."""
+
+    __tablename__ = "audit_events"
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    at: Mapped[datetime] = _now()
+    organization_id: Mapped[str]
+    """the key's owner, whose trail this is."""
+    actor_organization_id: Mapped[str]
+    actor_key_id: Mapped[str | None]
+    """id of the API key that was used; None for what the service did by itself."""
+    action: Mapped[str]
+    key_id: Mapped[str | None]
+    grant_id: Mapped[str | None]
+    verification_id: Mapped[str | None]
+    suspect_host: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    __table_args__ = (
+        Index("ix_audit_events_organization_id_seq", "organization_id", "seq"),
+        Index("ix_audit_events_actor_organization_id_seq", "actor_organization_id", "seq"),
+    )
+
+
+INSERT_ONLY_TABLES = (
+    "preregistrations",
+    "probes_sent",
+    "probe_answers",
+    "evidence",
+    "job_events",
+    "campaigns",
+    "nonce_reveals",
+    "verification_looks",
+    "audit_events",
+)
+"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migrations 0001 and 0002)."""

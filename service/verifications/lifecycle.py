@@ -9,8 +9,12 @@ from enum import StrEnum
 class VerificationStatus(StrEnum):
     """How far the audit is."""
 
+    awaiting_nonce = "awaiting_nonce"
+    """pre-registered with an auditor's commitment; its nonce has not been shown yet."""
     queued = "queued"
     running = "running"
+    paused = "paused"
+    """a sequential audit that ran out of time undecided; it can be continued or concluded."""
     succeeded = "succeeded"
     failed = "failed"
     cancelled = "cancelled"
@@ -26,7 +30,12 @@ class Verdict(StrEnum):
 
 TERMINAL = frozenset({VerificationStatus.succeeded, VerificationStatus.failed, VerificationStatus.cancelled})
 
+WAITING = (VerificationStatus.awaiting_nonce, VerificationStatus.queued, VerificationStatus.paused)
+"""States in which no worker has the audit."""
+
 TRANSITIONS: Mapping[VerificationStatus, frozenset[VerificationStatus]] = {
+    VerificationStatus.awaiting_nonce: frozenset({VerificationStatus.queued, VerificationStatus.cancelled}),
+    VerificationStatus.paused: frozenset({VerificationStatus.queued, VerificationStatus.cancelled}),
     VerificationStatus.queued: frozenset(
         {VerificationStatus.running, VerificationStatus.failed, VerificationStatus.cancelled}
     ),
@@ -36,6 +45,7 @@ TRANSITIONS: Mapping[VerificationStatus, frozenset[VerificationStatus]] = {
             VerificationStatus.failed,
             VerificationStatus.cancelled,
             VerificationStatus.queued,
+            VerificationStatus.paused,
         }
     ),
     VerificationStatus.succeeded: frozenset(),

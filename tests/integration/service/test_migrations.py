@@ -123,10 +123,12 @@ async def test_two_deployments_at_once_migrate_once(postgres_url: str) -> None:
 class TestInsertOnly:
     @pytest.mark.parametrize("table", INSERT_ONLY_TABLES)
     @pytest.mark.parametrize(
-        "verb", ["UPDATE {0} SET created_at = created_at", "DELETE FROM {0}", "TRUNCATE {0}"]
+        "verb", ["UPDATE {0} SET created_at = created_at", "DELETE FROM {0}", "TRUNCATE {0} CASCADE"]
     )
     def test_nothing_changes_or_goes(self, database: Engine, table: str, verb: str) -> None:
-        column = {"probes_sent": "sent_at", "probe_answers": "answered_at"}.get(table, "created_at")
+        column = {"probes_sent": "sent_at", "probe_answers": "answered_at", "audit_events": "at"}.get(
+            table, "created_at"
+        )
         statement = verb.format(table).replace("created_at", column)
         with database.connect() as connection, pytest.raises(IntegrityError, match="INSERT-only"):
             connection.execute(text(statement))
