@@ -27,7 +27,6 @@ from evidence.document import (
 )
 from evidence.errors import EvidenceError, NotCanonical
 from evidence.plan import ask_plan, request_for
-from probe.adapters import extract
 from probe.plan import RETRY_FAILURES, AskPlan
 from watermark.errors import WatermarkError
 from watermark.keys import family_of_opening
@@ -272,7 +271,7 @@ def _answers(case: _Case) -> tuple[Status, str]:
     plan = case.plan
     for exchange in case.doc.transcript:
         if exchange.outcome == ANSWERED:
-            found = extract(plan.api, exchange.body).text
+            found = plan.read(exchange.body).text
             if found is None or found != exchange.text:
                 raise _Failed(f"the answer to question {exchange.index} is not what its recorded reply says")
         elif exchange.text is not None:

@@ -9,8 +9,9 @@ from evidence.audit import RESEARCH, reading_rules
 from evidence.canonical import canonical_text
 from evidence.document import PREREGISTRATION_FORMAT
 from evidence.errors import MalformedEvidence
-from probe.adapters import Api, request_body
+from probe.adapters import Api
 from probe.plan import AUDIT_REPLY_BYTES, BODY_BYTES, GIVE_UP_AFTER, RETRY_FAILURES, AskPlan
+from probe.template import Template, TemplateError, template_of_record
 from watermark.replay import Plan, preregister
 
 
@@ -21,6 +22,14 @@ class Suspect:
     base_url: str
     model: str
     api: Api
+    template: Template | None = None
+
+    def to_record(self) -> dict[str, object]:
+        """As it stands in the pre-registration."""
+        record: dict[str, object] = {"base_url": self.base_url, "model": self.model, "api": self.api.value}
+        if self.template is not None:
+            record["template"] = self.template.to_record()
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +86,7 @@ def preregistration_text(
             "claimant": parties.claimant,
             "auditor": parties.auditor,
             "key_id": parties.key_id,
-            "suspect": {"base_url": suspect.base_url, "model": suspect.model, "api": suspect.api.value},
+            "suspect": suspect.to_record(),
             "asking": _asking_record(asking),
             "reading": reading_rules(),
         }
@@ -109,6 +118,7 @@ def ask_plan(preregistration: Mapping[str, object]) -> AskPlan:
     try:
         return AskPlan(
             api=Api(_text(suspect, "api")),
+            template=_template(suspect),
             model=_text(suspect, "model"),
             temperature=_text(asking, "temperature"),
             max_tokens=_number(asking, "max_tokens"),
@@ -123,6 +133,17 @@ def ask_plan(preregistration: Mapping[str, object]) -> AskPlan:
         raise MalformedEvidence("the pre-registration names an unknown api") from None
 
 
+def _template(suspect: Mapping[str, object]) -> Template | None:
+    if (suspect.get("api") == Api.template) != ("template" in suspect):
+        raise MalformedEvidence("a template goes with the api that needs one, and with no other")
+    if "template" not in suspect:
+        return None
+    try:
+        return template_of_record(_part(suspect, "template"))
+    except TemplateError as error:
+        raise MalformedEvidence(f"the pre-registered template is none: {error}") from None
+
+
 def request_for(plan: AskPlan, prompt: str) -> bytes:
     """The exact body that asks one question under this plan.
 
@@ -130,13 +151,7 @@ def request_for(plan: AskPlan, prompt: str) -> bytes:
         MalformedEvidence: the pre-registered temperature is no number.
     """
     try:
-        return request_body(
-            plan.api,
-            model=plan.model,
-            prompt=prompt,
-            temperature=plan.temperature,
-            max_tokens=plan.max_tokens,
-        )
+        return plan.request(prompt)
     except ValueError:
         raise MalformedEvidence("the pre-registered temperature is no number") from None
 

@@ -13,26 +13,26 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 
 from probe.errors import FailureCode
+from probe.template import Template
 
-ADAPTERS = "doublei-adapters/1"
+ADAPTERS = "doublei-adapters/2"
 MAX_JSON_DEPTH = 32
 MAX_TEXT_CHARS = 4096
 """What is kept of an answer's text; far more than ``max_tokens`` of any pre-registration brings."""
 
-_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+# a string without an end counts as one to the end of the text: were it none, each quote in it would be tried
+# as a beginning, and a few hundred kilobytes of \" would take minutes
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Api(StrEnum):
-    """Which of the two wire formats the suspect speaks."""
+    """Which wire format the suspect speaks."""
 
     chat = "chat"
     completions = "completions"
-
-    @property
-    def endpoint(self) -> str:
-        """Path below the base URL."""
-        return "/chat/completions" if self is Api.chat else "/completions"
+    template = "template"
+    """its own, as a `probe.template.Template` says"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,17 @@ class Extraction:
     failure: FailureCode | None
 
 
-def request_body(api: Api, *, model: str, prompt: str, temperature: str, max_tokens: int) -> bytes:
+def request_body(
+    api: Api, *, model: str, prompt: str, temperature: str, max_tokens: int, template: Template | None = None
+) -> bytes:
     """The exact ASCII bytes of one question.
 
     Args:
         temperature: a decimal such as ``"0"`` or ``"0.7"``, as pre-registered.
+        template: for ``Api.template``, and for no other.
 
     Raises:
-        ValueError: the temperature is no decimal number.
+        ValueError: the temperature is no decimal number, or there is no template.
     """
     try:
         degree = Decimal(temperature)
@@ -59,6 +62,9 @@ def request_body(api: Api, *, model: str, prompt: str, temperature: str, max_tok
     if not degree.is_finite():
         raise ValueError("temperature is no finite number")
     number: int | float = int(degree) if degree == degree.to_integral_value() else float(degree)
+    if api is Api.template:
+        filled = _required(template)
+        return filled.request_body(model=model, prompt=prompt, temperature=number, max_tokens=max_tokens)
     body: dict[str, object] = {"model": model}
     if api is Api.chat:
         body["messages"] = [{"role": "user", "content": prompt}]
@@ -68,17 +74,18 @@ def request_body(api: Api, *, model: str, prompt: str, temperature: str, max_tok
     return json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode("ascii")
 
 
-def extract(api: Api, body: bytes) -> Extraction:
+def extract(api: Api, body: bytes, template: Template | None = None) -> Extraction:
     """Find the answer in a reply's body. Total: any bytes give an `Extraction`, none an exception.
 
-    The text is that of the first choice, cut to `MAX_TEXT_CHARS`, with NUL and lone surrogates (which no
-    database column holds) replaced by U+FFFD. An empty text is an answer.
+    The text is that of the first choice, or the string that the template's path names, cut to
+    `MAX_TEXT_CHARS`, with NUL and lone surrogates (which no database column holds) replaced by U+FFFD. An
+    empty text is an answer.
     """
     try:
         value = parse_json(body)
     except ValueError:
         return Extraction(text=None, failure=FailureCode.not_json)
-    text = _first_choice(api, value)
+    text = _first_choice(api, value) if template is None else _at_path(template, value)
     if text is None:
         return Extraction(text=None, failure=FailureCode.no_answer)
     return Extraction(text=_UNSTORABLE.sub("�", text[:MAX_TEXT_CHARS]), failure=None)
@@ -105,6 +112,17 @@ def parse_json(body: bytes) -> object:
     except RecursionError:
         # unbalanced quotes can hide brackets from the count above
         raise ValueError("JSON too deep") from None
+
+
+def _required(template: Template | None) -> Template:
+    if template is None:
+        raise ValueError("this api needs a template")
+    return template
+
+
+def _at_path(template: Template, value: object) -> str | None:
+    found = template.query.find(value)
+    return found if isinstance(found, str) else None
 
 
 def _first_choice(api: Api, value: object) -> str | None:

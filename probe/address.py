@@ -22,6 +22,7 @@ from ipaddress import (
 from urllib.parse import urlsplit
 
 from probe.errors import AddressNotAllowed, NameNotResolved, SuspectUrlError
+from probe.resolving import DnsServer, ask_servers
 
 Address = IPv4Address | IPv6Address
 HostPort = tuple[str, int]
@@ -32,6 +33,8 @@ RESOLVE_SECONDS = 5.0
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _LABELS = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*{_LABEL}\.?\Z")
+# a last label that makes a host an IPv4 address (https://url.spec.whatwg.org/#ends-in-a-number-checker)
+_NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*\Z")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -150,13 +153,23 @@ def parse_suspect_url(text: str) -> SuspectUrl:
         raise SuspectUrlError("the suspect's URL has an odd path")
     return SuspectUrl(
         scheme=parts.scheme,
-        host=_ascii_host(hostname, bracketed="[" in parts.netloc),
+        host=plain_host(hostname, bracketed="[" in parts.netloc),
         port=port or _DEFAULT_PORTS[parts.scheme],
         path=parts.path.rstrip("/"),
     )
 
 
-def _ascii_host(hostname: str, *, bracketed: bool) -> str:
+def plain_host(hostname: str, *, bracketed: bool) -> str:
+    """The one spelling of a host: a name in lower-case ASCII, or an address in its usual form.
+
+    Args:
+        hostname: without brackets.
+        bracketed: it stood in brackets, so it is an IPv6 address or nothing.
+
+    Raises:
+        SuspectUrlError: it is none. An IPv4 address in another form than four decimal numbers (``127.1``,
+            ``0x7f000001``, ``0177.0.0.1``) is none either: resolvers differ about what it means.
+    """
     if bracketed:
         try:
             return str(IPv6Address(hostname)) if "%" not in hostname else _refuse_host()
@@ -174,7 +187,13 @@ def _ascii_host(hostname: str, *, bracketed: bool) -> str:
             return _refuse_host()
     if not _LABELS.match(host):
         return _refuse_host()
-    return host.removesuffix(".")
+    host = host.removesuffix(".")
+    if _NUMBER.match(host.rpartition(".")[2]):
+        try:
+            return str(IPv4Address(host))
+        except ValueError:
+            return _refuse_host()
+    return host
 
 
 def _refuse_host() -> str:
@@ -244,31 +263,47 @@ def vet(url: SuspectUrl, addresses: Sequence[Address], allow: Collection[HostPor
     return VettedTarget(url=url, addresses=tuple(str(address) for address in addresses))
 
 
-async def resolve(url: SuspectUrl, *, timeout_seconds: float = RESOLVE_SECONDS) -> tuple[Address, ...]:
-    """Ask the resolver once for all addresses of the host.
+async def resolve(
+    url: SuspectUrl, *, timeout_seconds: float = RESOLVE_SECONDS, servers: Sequence[DnsServer] = ()
+) -> tuple[Address, ...]:
+    """Ask once for all addresses of the host: the operator's DNS servers, or without any the system.
+
+    An address needs no asking.
 
     Raises:
         NameNotResolved: no such name, or no answer in time.
     """
-    loop = asyncio.get_running_loop()
+    try:
+        return (ip_address(url.host),)
+    except ValueError:
+        pass
     try:
         async with asyncio.timeout(timeout_seconds):
-            found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+            found = await (ask_servers(url.host, servers) if servers else _ask_system(url))
     except (OSError, UnicodeError, TimeoutError):
         raise NameNotResolved("the suspect's host name does not resolve") from None
-    unique: dict[str, Address] = {}
-    for family, _, _, _, sockaddr in found:
-        if family in (socket.AF_INET, socket.AF_INET6):
-            # a scoped address (fe80::1%eth0) is judged without its zone
-            address = ip_address(str(sockaddr[0]).partition("%")[0])
-            unique.setdefault(str(address), address)
+    unique = tuple(dict.fromkeys(found))
     if not unique or len(unique) > MAX_ADDRESSES:
         raise NameNotResolved("the suspect's host name has no usable set of addresses")
-    return tuple(unique.values())
+    return unique
+
+
+async def _ask_system(url: SuspectUrl) -> tuple[Address, ...]:
+    found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    return tuple(
+        # a scoped address (fe80::1%eth0) is judged without its zone
+        ip_address(str(sockaddr[0]).partition("%")[0])
+        for family, _, _, _, sockaddr in found
+        if family in (socket.AF_INET, socket.AF_INET6)
+    )
 
 
 async def resolve_and_vet(
-    url: SuspectUrl, allow: Collection[HostPort] = (), *, timeout_seconds: float = RESOLVE_SECONDS
+    url: SuspectUrl,
+    allow: Collection[HostPort] = (),
+    *,
+    timeout_seconds: float = RESOLVE_SECONDS,
+    servers: Sequence[DnsServer] = (),
 ) -> VettedTarget:
     """Resolve once and judge the whole answer.
 
@@ -277,4 +312,4 @@ async def resolve_and_vet(
         AddressNotAllowed: see `vet`.
     """
     check_port(url, allow)
-    return vet(url, await resolve(url, timeout_seconds=timeout_seconds), allow)
+    return vet(url, await resolve(url, timeout_seconds=timeout_seconds, servers=servers), allow)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from probe.template import CREDENTIAL
+
 
 class Credential:
-    """A bearer token. It leaves only through `header`, into the request's Authorization header."""
+    """A suspect's token. It leaves only through `header` and `filled_into`, into a request's headers."""
 
     __slots__ = ("_token",)
 
@@ -21,6 +23,10 @@ class Credential:
     def header(self) -> tuple[bytes, bytes]:
         """The Authorization header. Never log it."""
         return (b"Authorization", b"Bearer " + self._token.encode("ascii"))
+
+    def filled_into(self, value: str) -> bytes:
+        """A template's header value with the token in the place that is kept for it. Never log it."""
+        return value.replace(CREDENTIAL, self._token).encode("ascii")
 
     def __repr__(self) -> str:
         return "Credential(hidden)"

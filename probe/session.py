@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from probe.adapters import extract, request_body
 from probe.errors import FailureCode, TransportFailure
 from probe.plan import ANSWERED, RETRY_FAILURES, AskPlan
 from probe.transport import FAILURE_BODY_BYTES, Reply
@@ -141,13 +140,7 @@ class _Session:
         return gave_up or self._drain.is_set() or time.monotonic() >= self._ends_at
 
     async def _ask(self, question: Question) -> None:
-        body = request_body(
-            self._plan.api,
-            model=self._plan.model,
-            prompt=question.prompt,
-            temperature=self._plan.temperature,
-            max_tokens=self._plan.max_tokens,
-        )
+        body = self._plan.request(question.prompt)
         for attempt in range(question.first_attempt, self._plan.retries + 1):
             if not await self._wait_until(self._quiet_until):
                 return
@@ -197,7 +190,7 @@ class _Session:
     def _read(self, body: bytes) -> tuple[str | None, str]:
         if len(body) > self._bytes_left:
             return None, FailureCode.too_large
-        found = extract(self._plan.api, body)
+        found = self._plan.read(body)
         return found.text, ANSWERED if found.failure is None else found.failure
 
     async def _back_off(self, code: str, attempt: int, retry_after: float | None) -> bool:

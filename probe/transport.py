@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import errno
 import ssl
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +27,7 @@ from probe.address import VettedTarget
 from probe.credential import Credential
 from probe.errors import FailureCode, TransportFailure
 from probe.plan import BODY_BYTES
+from probe.template import CREDENTIAL
 
 CONNECT_SECONDS = 5.0
 HEADER_BYTES = 32 * 1024
@@ -102,12 +103,15 @@ class _VettedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class SuspectChannel:
-    """Posts JSON bodies to one vetted target. Use as an async context manager.
+    """Sends JSON bodies to one vetted target. Use as an async context manager.
 
     Args:
         target: from `probe.address.vet`.
         endpoint: path below the base URL, such as ``/chat/completions``.
-        credential: sent in the Authorization header of every request, nowhere else.
+        method: of every request.
+        headers: from a checked template, instead of or besides our own.
+        credential: goes into the template's headers that have a place for it, or else into the
+            Authorization header; nowhere else.
         body_bytes: the cap on one reply's body.
     """
 
@@ -116,6 +120,8 @@ class SuspectChannel:
         target: VettedTarget,
         endpoint: str,
         *,
+        method: str = "POST",
+        headers: Sequence[tuple[str, str]] = (),
         credential: Credential | None = None,
         body_bytes: int = BODY_BYTES,
         connect_seconds: float = CONNECT_SECONDS,
@@ -132,16 +138,8 @@ class SuspectChannel:
             port=url.port,
             target=(url.path + endpoint).encode("ascii"),
         )
-        self._headers: list[tuple[bytes, bytes]] = [
-            (b"Host", url.authority.encode("ascii")),
-            (b"Accept", b"application/json"),
-            (b"Accept-Encoding", b"identity"),
-            (b"Content-Type", b"application/json"),
-            (b"Connection", b"close"),
-            (b"User-Agent", b"doublei-audit"),
-        ]
-        if credential is not None:
-            self._headers.append(credential.header())
+        self._method = method
+        self._headers = [(b"Host", url.authority.encode("ascii")), *_own_headers(headers, credential)]
         self._server_name = url.host
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=ssl_context or _tls_context(url.scheme),
@@ -184,7 +182,7 @@ class SuspectChannel:
 
     async def _post(self, body: bytes) -> Reply:
         request = httpcore2.Request(
-            "POST",
+            self._method,
             self._url,
             headers=[*self._headers, (b"Content-Length", str(len(body)).encode())],
             content=body,
@@ -239,6 +237,27 @@ class SuspectChannel:
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
         if certificate:
             self.peer.certificates_sha256.add(sha256(certificate).hexdigest())
+
+
+def _own_headers(
+    templated: Sequence[tuple[str, str]], credential: Credential | None
+) -> list[tuple[bytes, bytes]]:
+    """All headers but Host and Content-Length. The template's stand instead of ours of the same name."""
+    placed = any(CREDENTIAL in value for _, value in templated)
+    headers = {
+        b"accept": (b"Accept", b"application/json"),
+        b"content-type": (b"Content-Type", b"application/json"),
+        b"user-agent": (b"User-Agent", b"doublei-audit"),
+    }
+    if credential is not None and not placed:
+        headers[b"authorization"] = credential.header()
+    for name, value in templated:
+        filled = value.encode("ascii") if credential is None else credential.filled_into(value)
+        headers[name.lower().encode("ascii")] = (name.encode("ascii"), filled)
+    # last, so that no template's header can replace them
+    headers[b"accept-encoding"] = (b"Accept-Encoding", b"identity")
+    headers[b"connection"] = (b"Connection", b"close")
+    return list(headers.values())
 
 
 def _tls_context(scheme: str) -> ssl.SSLContext | None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import Field, SecretStr, computed_field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_DNS_SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<bare>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 def _default_model_cache() -> Path:
@@ -37,6 +41,8 @@ class Settings(BaseSettings):
     serving_token_file: Path = Field(alias="DOUBLEI_SERVING_TOKEN_FILE")
     suspect_allow: str = Field(default="", alias="DOUBLEI_SUSPECT_ALLOW")
     """Comma-separated host:port of private addresses that may be probed nevertheless."""
+    dns_servers: str = Field(default="", alias="DOUBLEI_DNS_SERVERS")
+    """Comma-separated address[:port] of the DNS servers that suspects' names are asked of."""
     public_url: str = Field(default="http://127.0.0.1:8000", alias="DOUBLEI_PUBLIC_URL")
     max_file_bytes: int = Field(default=512 * 1024 * 1024, alias="DOUBLEI_MAX_FILE_BYTES")
     public_docs: bool = Field(default=False, alias="DOUBLEI_PUBLIC_DOCS")
@@ -56,6 +62,24 @@ class Settings(BaseSettings):
                 raise SettingsError(f"DOUBLEI_SUSPECT_ALLOW: {item!r} is not host:port")
             pairs.add((host.strip("[]").lower(), int(port)))
         return frozenset(pairs)
+
+    @computed_field(repr=False)  # type: ignore[prop-decorator]
+    @property
+    def dns_server_list(self) -> tuple[tuple[str, int], ...]:
+        """The operator's DNS servers as (address, port); none means the system's resolver."""
+        servers: list[tuple[str, int]] = []
+        for item in filter(None, (part.strip() for part in self.dns_servers.split(","))):
+            match = _DNS_SERVER.fullmatch(item)
+            try:
+                if match is None:
+                    raise ValueError
+                port = int(match["port"] or 53)
+                if not 1 <= port <= 65535:
+                    raise ValueError
+                servers.append((str(ip_address(match["six"] or match["bare"])), port))
+            except ValueError:
+                raise SettingsError(f"DOUBLEI_DNS_SERVERS: {item!r} is not address[:port]") from None
+        return tuple(servers)
 
     @cached_property
     def kek(self) -> SecretStr:

@@ -117,14 +117,22 @@ async def _ask(
         return Asked()
     url = parse_suspect_url(preregistration["suspect"]["base_url"])
     try:
-        target = await resolve_and_vet(url, run.place.settings.suspect_allow_list)
+        target = await resolve_and_vet(
+            url, run.place.settings.suspect_allow_list, servers=run.place.settings.dns_server_list
+        )
     except (AddressNotAllowed, NameNotResolved) as error:
         log.warning("verification.not_asked", code=error.code)
         return Asked(failure=error.code)
     signals.listen(asyncio.get_running_loop())
     with run.journal() as journal:
         group = GroupJournal(journal, already_asked=len({item.index for item in before}), total=len(drawn))
-        channel = SuspectChannel(target, plan.api.endpoint, credential=run.credential())
+        channel = SuspectChannel(
+            target,
+            plan.endpoint,
+            method=plan.method,
+            headers=plan.headers,
+            credential=run.credential(),
+        )
         async with channel, group:
             await asking.ask_all(
                 remaining,

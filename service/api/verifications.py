@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StrictInt, StringConstraints
 from starlette.responses import HTMLResponse, Response
 
 from probe.adapters import Api
@@ -64,6 +64,18 @@ class SuspectBody(Body):
     model: Text
     api_key: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = None
     api: Api = Api.chat
+    template: dict[str, JsonValue] | None = None
+    """For the api "template"; docs/suspects.md says what it may hold."""
+
+    def to_request(self) -> creating.SuspectRequest:
+        """As the domain knows it."""
+        return creating.SuspectRequest(
+            base_url=self.base_url,
+            model=self.model,
+            api=self.api,
+            template=self.template,
+            api_key=None if self.api_key is None else self.api_key.get_secret_value(),
+        )
 
 
 class PlanBody(Body):
@@ -97,15 +109,9 @@ class VerifyBody(Body):
 
     def to_request(self) -> creating.VerificationRequest:
         """As the domain knows it."""
-        api_key = self.suspect.api_key
         return creating.VerificationRequest(
             watermark=self.watermark,
-            suspect=creating.SuspectRequest(
-                base_url=self.suspect.base_url,
-                model=self.suspect.model,
-                api=self.suspect.api,
-                api_key=None if api_key is None else api_key.get_secret_value(),
-            ),
+            suspect=self.suspect.to_request(),
             plan=self.plan.to_request(),
         )
 
@@ -122,7 +128,9 @@ async def verify(
 ) -> dict[str, Any]:
     """Pre-register an audit and queue it. Needs the key's owner, or the owner's grant."""
     request = body.to_request()
-    url = await creating.check_suspect(request.suspect, settings.suspect_allow_list)
+    url = await creating.check_suspect(
+        request.suspect, settings.suspect_allow_list, servers=settings.dns_server_list
+    )
     verification, preregistration = await creating.create(
         session, sealer, organization_id=principal.organization_id, request=request, url=url
     )

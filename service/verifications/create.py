@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +15,8 @@ from probe.adapters import Api
 from probe.address import HostPort, SuspectUrl, parse_suspect_url, resolve_and_vet
 from probe.credential import Credential
 from probe.errors import AddressNotAllowed, NameNotResolved, SuspectUrlError
+from probe.resolving import DnsServer
+from probe.template import Template, TemplateError, parse_template
 from service.db.models import Preregistration, Verification, WatermarkKey
 from service.errors import InvalidRequest, NotFound
 from service.ids import new_id
@@ -48,7 +51,37 @@ class SuspectRequest:
     base_url: str
     model: str
     api: Api
+    template: Mapping[str, Any] | None = None
     api_key: str | None = field(default=None, repr=False)
+
+    def checked(self, url: SuspectUrl) -> Suspect:
+        """As it will stand in the record.
+
+        Raises:
+            InvalidRequest: the template is none, or not for this api.
+        """
+        return Suspect(base_url=str(url), model=self.model, api=self.api, template=self._template())
+
+    def _template(self) -> Template | None:
+        if (self.template is not None) != (self.api is Api.template):
+            raise InvalidRequest(
+                'A template goes with the api "template", and only with it.', param="suspect.template"
+            )
+        if self.template is None:
+            return None
+        try:
+            template = parse_template(self.template)
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"The template's {error}.",
+                param=f"suspect.template.{error.field}".rstrip("."),
+                code="invalid_template",
+            ) from None
+        if template.needs_credential and self.api_key is None:
+            raise InvalidRequest(
+                "The template has a place for a credential, and none was given.", param="suspect.api_key"
+            )
+        return template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +93,20 @@ class VerificationRequest:
     plan: PlanRequest
 
 
-async def check_suspect(request: SuspectRequest, allow: Collection[HostPort]) -> SuspectUrl:
+async def check_suspect(
+    request: SuspectRequest, allow: Collection[HostPort], *, servers: Sequence[DnsServer] = ()
+) -> SuspectUrl:
     """Parse the URL and judge the addresses it has now. The worker does both again before it connects.
 
     A name that does not resolve passes: the audit will then say so.
 
     Raises:
         SuspectNotAllowed: see the class.
-        InvalidRequest: the credential can't travel in a header.
+        InvalidRequest: the credential can't travel in a header; the template is none.
     """
     try:
         url = parse_suspect_url(request.base_url)
-        await resolve_and_vet(url, allow, timeout_seconds=RESOLVE_SECONDS)
+        await resolve_and_vet(url, allow, timeout_seconds=RESOLVE_SECONDS, servers=servers)
     except NameNotResolved:
         pass
     except (SuspectUrlError, AddressNotAllowed) as error:
@@ -79,6 +114,7 @@ async def check_suspect(request: SuspectRequest, allow: Collection[HostPort]) ->
             f"This suspect can't be asked: {error}. An operator can list host:port in DOUBLEI_SUSPECT_ALLOW.",
             param="suspect.base_url",
         ) from None
+    request.checked(url)
     if request.api_key is not None:
         try:
             Credential(request.api_key)
@@ -130,7 +166,7 @@ async def create(
         grade=key.grade,
         audit_index=audit_index,
     )
-    suspect = Suspect(base_url=str(url), model=request.suspect.model, api=request.suspect.api)
+    suspect = request.suspect.checked(url)
     text = _preregistration(parties, suspect, asking, plan, shape)
     count = question_count(plan, shape, key.grade)
     grant_id = await _reserve(session, key, organization_id, url, count)
@@ -140,7 +176,7 @@ async def create(
         key_id=key.id,
         grant_id=grant_id,
         status=VerificationStatus.queued,
-        suspect={"base_url": suspect.base_url, "model": suspect.model, "api": suspect.api.value},
+        suspect=suspect.to_record(),
         sealed_credential=_sealed(sealer, request.suspect.api_key, organization_id, verification_id),
         plan=_plan_wire(plan, asking, count),
         progress={"asked": 0, "total": count},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
+from probe.address import plain_host
+from probe.errors import SuspectUrlError
 from service.errors import InvalidRequest
 
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _FORM = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+):(?P<port>[0-9]{1,5})")
-MAX_HOST_CHARACTERS = 253
 
 
 class InvalidHost(InvalidRequest):
@@ -35,19 +34,12 @@ def normalise(text: str) -> str:
 
 
 def _host(host: str) -> str:
-    if host.startswith("["):
-        try:
-            return f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
-        except ValueError:
-            raise InvalidHost(f"{host[:80]!r} is not an IPv6 address") from None
-    lowered = host.lower().removesuffix(".")
-    labels = lowered.split(".")
-    if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
-        # resolvers read 127.1 and 0x7f000001 as addresses too: only the plain form is taken
-        try:
-            return str(ipaddress.IPv4Address(lowered))
-        except ValueError:
-            raise InvalidHost(f"{host[:80]!r} is not an IPv4 address in its usual form") from None
-    if len(lowered) > MAX_HOST_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels):
-        raise InvalidHost(f"{host[:80]!r} is not a host name (international names: in their xn-- form)")
-    return lowered
+    """As a suspect's URL spells it, so that a grant and a URL that mean the same host are equal texts."""
+    if not host.isascii():
+        raise InvalidHost(f"{host[:80]!r} is not in ASCII (international names: in their xn-- form)")
+    bracketed = host.startswith("[")
+    try:
+        plain = plain_host(host.strip("[]"), bracketed=bracketed)
+    except SuspectUrlError:
+        raise InvalidHost(f"{host[:80]!r} is neither a name nor an address in its usual form") from None
+    return f"[{plain}]" if bracketed else plain

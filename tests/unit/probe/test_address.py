@@ -185,7 +185,7 @@ async def test_loopback_in_every_spelling_is_refused_and_nothing_connects(host: 
     with socket.create_server(("127.0.0.1", 0)) as canary:
         canary.settimeout(0.05)
         port = canary.getsockname()[1]
-        with pytest.raises((AddressNotAllowed, NameNotResolved)):
+        with pytest.raises((AddressNotAllowed, SuspectUrlError)):
             await resolve_and_vet(parse_suspect_url(f"http://{host}:{port}/v1"))
         with pytest.raises(TimeoutError):
             canary.accept()
