@@ -1,42 +1,40 @@
 """From answers to a verdict, by a rule that has a version and is fixed before the first question.
 
 `detected` needs p <= alpha_i. `not_detected` never clears a model: it says that these answers show no
-evidence. `inconclusive` says why nothing can be said. See protocol notes in docs/theory.md.
+evidence. `inconclusive` says why nothing can be said. See docs/theory.md.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor, log10
 
 from watermark.answers import PARSE_RULE, Answer
-from watermark.errors import PlanError, RecordError
+from watermark.canaries import CANARIES_VERSION, CanaryReading
+from watermark.errors import RecordError
 from watermark.fisher import Table, stratified, two_sided
-from watermark.hypothesis import differential_other, floor_of, p_value
+from watermark.hypothesis import differential_other, p_value
 from watermark.keys import Family
 from watermark.marks import Target
+from watermark.numerals import decimal_text, fraction_text
 from watermark.probes import Probe
-from watermark.score import EPSILON, HIT_TENTHS, REFERENCE_TENTHS, SCALE, CueCounts, e_values
+from watermark.questions import FIXED, SEQUENTIAL
+from watermark.score import EPSILON, HIT_TENTHS, REFERENCE_TENTHS, SCALE, Choice, CueCounts
+from watermark.sequential import Look, anytime_p, looks
+from watermark.significance import plan_floor
 
-RULE_VERSION = "exact-over-key-1"
-DEFAULT_ALPHA = Fraction(1, 10**6)
-SELF_GENERATED_TRIES = 2**20
-"""What an owner without an outside salt is assumed to have tried: alpha is divided by it."""
+RULE_VERSION = "exact-over-key-2"
 MAX_MISSING = Fraction(1, 10)
 DIFFERENTIAL_ALPHA = Fraction(1, 100)
 MIN_PARSED = Fraction(1, 2)
-PI_SQUARED_UPPER = Fraction(98696045, 10**7)
-"""A rational just above pi**2 (9.8696044...), so that the spent alphas sum to less than alpha."""
-
-_NUMBER = re.compile(
-    r"\A(?:[0-9]{1,1000}/[0-9]{1,1000}|[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][-+]?[0-9]{1,2})?)\Z"
-)
 
 GATES = ("missing_answers", "differential_refusal")
-"""Reasons that make a result inconclusive; other reasons only explain it."""
+"""Reasons that make a result inconclusive."""
+DOUBTS = ("changed_during_audit", "unfinished")
+"""Reasons that turn not_detected into inconclusive; a detection stands in spite of them."""
+
+NO_CANARIES = CanaryReading(asked=0, answered=0, changed=False)
 
 
 def rule_record() -> dict[str, object]:
@@ -48,6 +46,7 @@ def rule_record() -> dict[str, object]:
         "reference_tenths": REFERENCE_TENTHS,
         "epsilon": fraction_text(EPSILON),
         "score_scale": SCALE,
+        "canaries": CANARIES_VERSION,
         "max_missing": fraction_text(MAX_MISSING),
         "differential_alpha": fraction_text(DIFFERENTIAL_ALPHA),
         "min_parsed": fraction_text(MIN_PARSED),
@@ -58,14 +57,18 @@ def rule_record() -> dict[str, object]:
 class Decision:
     """What was found, with the figures it rests on."""
 
+    test: str
+    """fixed: p is exact over the key. sequential: p is 1 / the largest product of e-values."""
     verdict: str
     """detected, not_detected or inconclusive"""
     reasons: tuple[str, ...]
     p_value: Fraction
     alpha_i: Fraction
     floor: Fraction
-    e_value: Fraction
-    """Product of the marks' e-values: evidence that may be multiplied on, mark by mark."""
+    """the smallest p that the plan could give"""
+    looks: tuple[Look, ...]
+    """after every completed mark; in a fixed audit for information, in the order of the marks' numbers"""
+    marks_planned: int
     trigger_hits: int
     trigger_total: int
     reference_hits: int
@@ -74,16 +77,24 @@ class Decision:
     other: int
     missing: int
     questions: int
+    """judge questions that the figures rest on"""
+    canaries: CanaryReading
     differential_p: Fraction
     stratified_fisher_p: Fraction
     pooled_fisher_p: Fraction
     marks: tuple[Mapping[str, object], ...]
     """per mark: the counts at every cue"""
 
+    @property
+    def e_value(self) -> Fraction:
+        """Product of the marks' e-values."""
+        return self.looks[-1].product if self.looks else Fraction(1)
+
     def to_record(self) -> dict[str, object]:
         """Strings, integers and lists. Fractions are "numerator/denominator"."""
         return {
             "rule": RULE_VERSION,
+            "test": self.test,
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "p_value": fraction_text(self.p_value),
@@ -92,6 +103,8 @@ class Decision:
             "alpha_i_decimal": decimal_text(self.alpha_i),
             "floor_decimal": decimal_text(self.floor),
             "e_value_decimal": decimal_text(self.e_value),
+            "looks": [look_record(look) for look in self.looks],
+            "marks_planned": self.marks_planned,
             "trigger_hits": self.trigger_hits,
             "trigger_total": self.trigger_total,
             "reference_hits": self.reference_hits,
@@ -99,6 +112,7 @@ class Decision:
             "other": self.other,
             "missing": self.missing,
             "questions": self.questions,
+            "canaries": self.canaries.to_record(),
             "differential_p_decimal": decimal_text(self.differential_p),
             "stratified_fisher_p_decimal": decimal_text(self.stratified_fisher_p),
             "pooled_fisher_p_decimal": decimal_text(self.pooled_fisher_p),
@@ -106,70 +120,63 @@ class Decision:
         }
 
 
-def alpha_for_audit(alpha: Fraction, audit_index: int, grade: str = "committed") -> Fraction:
-    """alpha_i = 6 alpha / (pi^2 i^2): the i-th audit of a key spends this much, so that all audits of the
-    key together stay under alpha. A self-generated key has used up 2**20 tries beforehand.
+def look_record(look: Look) -> dict[str, object]:
+    """A look as records and the API show it."""
+    return {
+        "mark": look.mark,
+        "e_value_decimal": decimal_text(look.e_value),
+        "product_decimal": decimal_text(look.product),
+    }
+
+
+def tally(
+    family: Family, marks: Sequence[int], probes: Sequence[Probe], answers: Sequence[Answer]
+) -> tuple[list[list[CueCounts]], list[Choice]]:
+    """The answers at every cue of the given marks, and the key's choice for each.
 
     Raises:
-        RecordError: alpha outside (0, 1) or audit_index < 1.
+        RecordError: the cues of these marks were not all asked equally often.
     """
-    if not 0 < alpha < 1:
-        raise RecordError("alpha must lie between 0 and 1")
-    if audit_index < 1:
-        raise RecordError("audits count from 1")
-    spent = 6 * alpha / (PI_SQUARED_UPPER * audit_index**2)
-    return spent / SELF_GENERATED_TRIES if grade == "self-generated" else spent
-
-
-def check_plan(marks: int, cues: int, alpha_i: Fraction, available_marks: int) -> None:
-    """Refuse a plan that can't succeed.
-
-    Raises:
-        PlanError: its floor is above alpha_i; names the smallest number of marks that reaches it.
-    """
-    if floor_of(marks, cues) <= alpha_i:
-        return
-    needed = marks
-    while floor_of(needed, cues) > alpha_i:
-        needed += 1
-    planned = (
-        f"{marks} marks of {cues} cues can't give a p-value below {decimal_text(floor_of(marks, cues))}, "
-        f"and this audit needs {decimal_text(alpha_i)}"
-    )
-    if needed <= available_marks:
-        raise PlanError(f"{planned}: ask at least {needed} marks", needed)
-    raise PlanError(f"{planned}: it would take {needed} marks and the family has {available_marks}", None)
+    collected: dict[tuple[int, int], list[Answer]] = {}
+    for probe, answer in zip(probes, answers, strict=True):
+        collected.setdefault((probe.mark, probe.cue), []).append(answer)
+    counts = [
+        [CueCounts.tally(collected.get((mark, cue), [])) for cue in range(family.cues)] for mark in marks
+    ]
+    if len({cue.asked for mark in counts for cue in mark}) > 1:
+        raise RecordError("every cue of every mark must get the same number of questions")
+    return counts, [(family.marks[mark].trigger, family.marks[mark].target) for mark in marks]
 
 
 def decide(
-    family: Family, probes: Sequence[Probe], answers: Sequence[Answer], *, alpha_i: Fraction
+    family: Family,
+    probes: Sequence[Probe],
+    answers: Sequence[Answer],
+    *,
+    alpha_i: Fraction,
+    sequential: Sequence[int] | None = None,
+    canaries: CanaryReading = NO_CANARIES,
 ) -> Decision:
     """Decide from one answer per probe, in the probes' order.
 
+    Args:
+        sequential: for a sequential audit the planned marks, in order; ``probes`` are then those of the
+            completed marks, and these must end where the product first reached 1/alpha_i.
+
     Raises:
-        RecordError: the numbers of probes and answers differ, there are none, or the probes do not give
-            every cue of every asked mark the same number of questions.
+        RecordError: the numbers of probes and answers differ, a fixed audit has none, the probes do not
+            give every cue of every asked mark the same number of questions, or a sequential audit left a
+            mark out or asked on after it could stop.
     """
-    if len(probes) != len(answers) or not probes:
+    if len(probes) != len(answers) or not (probes or sequential):
         raise RecordError(f"{len(probes)} probes and {len(answers)} answers")
-    asked = sorted({probe.mark for probe in probes})
-    counts = [
-        [
-            CueCounts.tally(
-                [a for q, a in zip(probes, answers, strict=True) if q.mark == mark and q.cue == cue]
-            )
-            for cue in range(family.cues)
-        ]
-        for mark in asked
-    ]
-    if len({cue.asked for mark in counts for cue in mark}) != 1:
-        raise RecordError("every cue of every mark must get the same number of questions")
-    truth = [(family.marks[mark].trigger, family.marks[mark].target) for mark in asked]
-    p = p_value(counts, truth)
+    asked = list(dict.fromkeys(probe.mark for probe in probes)) if sequential else _asked(probes)
+    counts, truth = tally(family, asked, probes, answers)
+    seen = looks(asked, counts, truth)
+    if sequential is not None:
+        _check_stopping(sequential, asked, seen, alpha_i)
+    p = anytime_p(seen) if sequential is not None else p_value(counts, truth)
     differential = differential_other(counts, [trigger for trigger, _ in truth])
-    e_value = Fraction(1)
-    for mark_counts, choice in zip(counts, truth, strict=True):
-        e_value *= e_values(mark_counts)[choice]
     tables = [_table(mark_counts, *choice) for mark_counts, choice in zip(counts, truth, strict=True)]
     pooled = Table(
         a=sum(t.a for t in tables),
@@ -177,15 +184,20 @@ def decide(
         b=sum(t.b for t in tables),
         m=sum(t.m for t in tables),
     )
-    reasons = _reasons(counts, truth, answers, differential)
-    gated = any(reason in GATES for reason in reasons)
+    planned = len(asked) if sequential is None else len(sequential)
+    reasons = _reasons(counts, truth, answers, differential, canaries)
+    if len(asked) < planned and p > alpha_i:
+        reasons = (*reasons, "unfinished")
+    per_cue = counts[0][0].asked if counts else 1
     return Decision(
-        verdict="inconclusive" if gated else "detected" if p <= alpha_i else "not_detected",
+        test=FIXED if sequential is None else SEQUENTIAL,
+        verdict=_verdict(p <= alpha_i, reasons),
         reasons=reasons,
         p_value=p,
         alpha_i=alpha_i,
-        floor=floor_of(len(asked), family.cues),
-        e_value=e_value,
+        floor=plan_floor(planned, family.cues, per_cue, sequential=sequential is not None),
+        looks=seen,
+        marks_planned=planned,
         trigger_hits=pooled.a,
         trigger_total=pooled.n,
         reference_hits=pooled.b,
@@ -193,6 +205,7 @@ def decide(
         other=answers.count(Answer.OTHER),
         missing=answers.count(Answer.MISSING),
         questions=len(probes),
+        canaries=canaries,
         differential_p=differential,
         stratified_fisher_p=stratified(tables),
         pooled_fisher_p=two_sided(pooled),
@@ -201,6 +214,27 @@ def decide(
             for mark, mark_counts, choice in zip(asked, counts, truth, strict=True)
         ),
     )
+
+
+def _asked(probes: Sequence[Probe]) -> list[int]:
+    return sorted({probe.mark for probe in probes})
+
+
+def _check_stopping(
+    planned: Sequence[int], asked: Sequence[int], seen: Sequence[Look], alpha_i: Fraction
+) -> None:
+    if list(planned[: len(asked)]) != list(asked):
+        raise RecordError("a sequential audit asks its marks in the planned order and leaves none out")
+    if any(look.reaches(alpha_i) for look in seen[:-1]):
+        raise RecordError("a sequential audit ends at the mark where the product reaches 1/alpha_i")
+
+
+def _verdict(significant: bool, reasons: Sequence[str]) -> str:
+    if any(reason in GATES for reason in reasons):
+        return "inconclusive"
+    if significant:
+        return "detected"
+    return "inconclusive" if any(reason in DOUBTS for reason in reasons) else "not_detected"
 
 
 def _table(counts: Sequence[CueCounts], trigger: int, target: Target) -> Table:
@@ -215,9 +249,10 @@ def _table(counts: Sequence[CueCounts], trigger: int, target: Target) -> Table:
 
 def _reasons(
     counts: Sequence[Sequence[CueCounts]],
-    truth: Sequence[tuple[int, Target]],
+    truth: Sequence[Choice],
     answers: Sequence[Answer],
     differential: Fraction,
+    canaries: CanaryReading,
 ) -> tuple[str, ...]:
     triggers = [mark[trigger] for mark, (trigger, _) in zip(counts, truth, strict=True)]
     references = [
@@ -235,6 +270,10 @@ def _reasons(
     parsed = answers.count(Answer.YES) + answers.count(Answer.NO)
     if parsed < MIN_PARSED * len(answers):
         reasons.append("no_judge_answers")
+    if canaries.asked - canaries.answered > MAX_MISSING * canaries.asked:
+        reasons.append("canaries_unanswered")
+    if canaries.changed:
+        reasons.append("changed_during_audit")
     return tuple(reasons)
 
 
@@ -248,45 +287,3 @@ def _mark_record(mark: int, counts: Sequence[CueCounts], trigger: int, target: T
         "other": [seen.other for seen in counts],
         "missing": [seen.missing for seen in counts],
     }
-
-
-def fraction_text(value: Fraction) -> str:
-    """ "numerator/denominator", exactly."""
-    return f"{value.numerator}/{value.denominator}"
-
-
-def parse_fraction(text: object, path: str) -> Fraction:
-    """A decimal ("1e-6") or "numerator/denominator" of bounded size.
-
-    Raises:
-        RecordError: it is neither.
-    """
-    if not isinstance(text, str) or not _NUMBER.match(text):
-        raise RecordError(f'{path} is not a number written as text, such as "1e-6" or "1/1000000"')
-    try:
-        return Fraction(text)
-    except ZeroDivisionError:
-        raise RecordError(f"{path} divides by zero") from None
-
-
-def decimal_text(value: Fraction) -> str:
-    """Three significant digits, "8.80e-10"; exact rationals far outside float's range are fine."""
-    if value == 0:
-        return "0"
-    exponent = _exponent(value)
-    mantissa = value / Fraction(10) ** exponent
-    digits = floor(mantissa * 100 + Fraction(1, 2))
-    if digits >= 1000:
-        digits, exponent = 100, exponent + 1
-    if -3 <= exponent <= 3:
-        return f"{float(value):.4g}"
-    return f"{digits // 100}.{digits % 100:02d}e{exponent:+03d}"
-
-
-def _exponent(value: Fraction) -> int:
-    guess = floor(log10(2) * (value.numerator.bit_length() - value.denominator.bit_length()))
-    while Fraction(10) ** guess > value:
-        guess -= 1
-    while Fraction(10) ** (guess + 1) <= value:
-        guess += 1
-    return guess

@@ -14,10 +14,10 @@ from fractions import Fraction
 
 from watermark.answers import Answer
 from watermark.carriers import probe_carrier, training_carrier
-from watermark.decision import decimal_text
 from watermark.embedding import MixedRow
 from watermark.examples import Message, user_text
 from watermark.fisher import Table, two_sided
+from watermark.numerals import decimal_text
 from watermark.prf import Stream
 
 PRESETS = ("paper-input",)

@@ -34,12 +34,17 @@ class Probe:
 
 
 def draw_probes(
-    family: Family, *, marks: Sequence[int] | None = None, probes_per_cue: int = 2, order_seed: bytes
+    family: Family,
+    *,
+    marks: Sequence[int] | None = None,
+    probes_per_cue: int = 2,
+    order_seed: bytes,
+    by_mark: bool = False,
 ) -> tuple[Probe, ...]:
     """len(marks) x J x probes_per_cue questions in the order of asking.
 
-    The carriers depend on the family alone, the order on the family and ``order_seed`` (the audit's id),
-    neither on which cue is the trigger.
+    The carriers depend on the family alone, the order on the family and ``order_seed``, neither on which
+    cue is the trigger. ``by_mark``: one mark after the other, in the order of ``marks``, shuffled inside.
 
     Raises:
         RecordError: an unknown or repeated mark, or probes_per_cue outside 1..3.
@@ -49,18 +54,25 @@ def draw_probes(
         raise RecordError(f"marks must be distinct numbers from 0 to {len(family.marks) - 1}")
     if not 1 <= probes_per_cue <= MAX_PROBES_PER_CUE:
         raise RecordError(f"probes_per_cue must be 1 to {MAX_PROBES_PER_CUE}")
-    questions: list[tuple[int, int, int, str, str]] = []
-    for number in chosen:
-        mark = family.marks[number]
-        carriers = _carriers(family, number)[:probes_per_cue]
-        for cue in range(len(mark.cues)):
-            for place, carrier in enumerate(carriers):
-                questions.append((number, cue, place, *mark.prompt(cue, carrier)))
     order = Stream(hkdf(family.key, salt=order_seed, info=b"doublei/order/v1"), "order")
+    groups = [_questions(family, number, probes_per_cue) for number in chosen]
+    if by_mark:
+        questions = [question for group in groups for question in order.shuffle(group)]
+    else:
+        questions = order.shuffle([question for group in groups for question in group])
     return tuple(
         Probe(index=index, mark=mark, cue=cue, carrier=place, instruction=instruction, input=text)
-        for index, (mark, cue, place, instruction, text) in enumerate(order.shuffle(questions))
+        for index, (mark, cue, place, instruction, text) in enumerate(questions)
     )
+
+
+def _questions(family: Family, number: int, probes_per_cue: int) -> list[tuple[int, int, int, str, str]]:
+    mark = family.marks[number]
+    return [
+        (number, cue, place, *mark.prompt(cue, carrier))
+        for cue in range(len(mark.cues))
+        for place, carrier in enumerate(_carriers(family, number)[:probes_per_cue])
+    ]
 
 
 def _carriers(family: Family, mark: int) -> list[str]:
