@@ -12,7 +12,7 @@ import httpx2
 import structlog
 from fastapi import FastAPI
 
-from service.api import accounts, chat, errors, files, health, jobs, models, verifications, watermarks
+from service.api import accounts, chat, errors, files, health, jobs, models, trail, verifications, watermarks
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
@@ -35,6 +35,7 @@ ROUTERS = (
     models.router,
     chat.router,
     verifications.router,
+    trail.router,
 )
 
 

@@ -19,6 +19,7 @@ from service.api.dependencies import (
 from service.api.pagination import After, Limit, page
 from service.db.models import Grant, WatermarkKey
 from service.errors import InvalidRequest
+from service.trail.usecases import Actor
 from service.watermarks import statements, usecases
 from service.watermarks.secrets import SEED_BYTES, ChosenSecret, DrawnSecret, KeySecret, PresetSecret
 from watermark.errors import DesignError, MarksError
@@ -104,7 +105,7 @@ class CreateGrant(BaseModel):
     auditor: str
     suspect_hosts: Annotated[list[Host], Field(min_length=1, max_length=100)]
     probe_budget: Annotated[StrictInt, Field(ge=1, le=100_000)] = 1000
-    expires_in_seconds: Annotated[StrictInt, Field(ge=60, le=YEAR_SECONDS)] = 24 * 3600
+    expires_in_seconds: Annotated[StrictInt, Field(ge=1, le=YEAR_SECONDS)] = 24 * 3600
 
 
 @router.post("")
@@ -115,7 +116,7 @@ async def create(body: Create, principal: Owner, session: DbSession, sealer: App
         session,
         sealer,
         secret,
-        organization_id=principal.organization_id,
+        actor=_actor(principal),
         name=body.name,
         origin=origin,
         grade=grade,
@@ -144,7 +145,7 @@ async def get_key(key_id: str, principal: CurrentPrincipal, session: DbSession) 
 @router.delete("/{key_id}")
 async def delete_key(key_id: str, principal: CurrentPrincipal, session: DbSession) -> dict[str, Any]:
     """Destroy the secret. Evidence made with it stays."""
-    await usecases.delete(session, key_id, organization_id=principal.organization_id)
+    await usecases.delete(session, key_id, actor=_actor(principal))
     return {"id": key_id, "object": "watermark", "deleted": True}
 
 
@@ -156,7 +157,7 @@ async def create_grant(
     row = await usecases.grant(
         session,
         key_id,
-        organization_id=principal.organization_id,
+        actor=_actor(principal),
         auditor_id=body.auditor,
         suspect_hosts=body.suspect_hosts,
         probe_budget=body.probe_budget,
@@ -181,8 +182,12 @@ async def revoke_grant(
     key_id: str, grant_id: str, principal: CurrentPrincipal, session: DbSession
 ) -> dict[str, Any]:
     """End a grant now."""
-    await usecases.revoke(session, key_id, grant_id, organization_id=principal.organization_id)
+    await usecases.revoke(session, key_id, grant_id, actor=_actor(principal))
     return {"id": grant_id, "object": "watermark.grant", "deleted": True}
+
+
+def _actor(principal: Principal) -> Actor:
+    return Actor(organization_id=principal.organization_id, key_id=principal.key_id)
 
 
 def _hex(value: SecretStr | None, field: str) -> bytes | None:

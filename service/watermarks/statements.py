@@ -65,6 +65,20 @@ def set_salt(key_id: str, salt: bytes) -> ReturningUpdate[bytes | None]:
     )
 
 
+def owner_of_any(key_id: str) -> Select[str]:
+    """The organization whose key it is or was: deleted ones too."""
+    return select(WatermarkKey.organization_id).where(WatermarkKey.id == key_id)
+
+
+def standing(key_id: str, auditor_id: str) -> Select[str, list[Any], bool, bool]:
+    """(id, hosts, live, revoked) of every grant of the key that the auditor holds or held, newest first."""
+    return (
+        select(Grant.id, Grant.suspect_hosts, is_live(), Grant.revoked_at.is_not(None))
+        .where(Grant.key_id == key_id, Grant.auditor_id == auditor_id)
+        .order_by(Grant.created_at.desc(), Grant.id.desc())
+    )
+
+
 def lock(key_id: str, organization_id: str) -> Select[WatermarkKey]:
     """An own key, held until the transaction ends: nobody starts a job with it meanwhile."""
     return owned(key_id, organization_id).with_for_update()
@@ -124,11 +138,16 @@ def grants(key_id: str, *, auditor_id: str | None, after: str | None, limit: int
     return page_after(statement, Grant.created_at, Grant.id, after=after, limit=limit)
 
 
-def revoke_grant(grant_id: str, key_id: str) -> ReturningUpdate[str]:
-    """End a grant; revoking twice keeps the first time."""
+def grant_of(grant_id: str, key_id: str) -> Select[Grant]:
+    """One grant of a key, held until the transaction ends."""
+    return select(Grant).where(Grant.id == grant_id, Grant.key_id == key_id).with_for_update()
+
+
+def revoke_grant(grant_id: str) -> ReturningUpdate[str]:
+    """End a grant, unless it was revoked before. Returns (id), or no row."""
     return (
         update(Grant)
-        .where(Grant.id == grant_id, Grant.key_id == key_id)
-        .values(revoked_at=func.coalesce(Grant.revoked_at, func.clock_timestamp()))
+        .where(Grant.id == grant_id, Grant.revoked_at.is_(None))
+        .values(revoked_at=func.clock_timestamp())
         .returning(Grant.id)
     )

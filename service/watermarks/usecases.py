@@ -14,6 +14,7 @@ from service.db.models import Grant, WatermarkKey
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.ids import new_id
 from service.sealing import Sealer
+from service.trail.usecases import Action, Actor, KeyEvent, record
 from service.watermarks import hosts, statements
 from service.watermarks.secrets import DrawnSecret, KeySecret, seal
 
@@ -31,19 +32,20 @@ async def create(
     sealer: Sealer,
     secret: KeySecret,
     *,
-    organization_id: str,
+    actor: Actor,
     name: str,
     origin: str,
     grade: str,
 ) -> WatermarkKey:
-    """Commit to a key, then salt it.
+    """Commit to a key of the actor's organization, then salt it.
 
     Two transactions, on purpose: the commitment must be durable before the salt exists, or the key could
     have been chosen to fit the salt. This is the one place in the service that commits in the middle of a
     request; the database refuses a salt in the transaction that wrote the commitment. A crash in between
-    leaves a key without a salt, whose secret nobody was shown; no statement ever finds it.
+    leaves a key without a salt, whose secret nobody was shown; no statement ever finds it. The trail has the
+    event with the commitment.
     """
-    key_id = new_id("wm")
+    organization_id, key_id = actor.organization_id, new_id("wm")
     committed = secret.commit(organization_id)
     row = WatermarkKey(
         id=key_id,
@@ -57,6 +59,8 @@ async def create(
         sealed_secret=seal(sealer, secret, owner_id=organization_id, key_id=key_id),
     )
     session.add(row)
+    await session.flush()
+    await record(session, _event(Action.watermark_created, actor, key_id, origin=origin, grade=grade))
     await session.commit()
     if isinstance(secret, DrawnSecret):
         await session.execute(statements.set_salt(key_id, os.urandom(SALT_BYTES)))
@@ -90,27 +94,29 @@ async def families_used(session: AsyncSession, rows: Sequence[WatermarkKey]) -> 
     return {counts[0]: counts[1] for counts in counted}
 
 
-async def delete(session: AsyncSession, key_id: str, *, organization_id: str) -> None:
+async def delete(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
     """Destroy the sealed secret and end the grants. Commitment and evidence stay.
 
     Raises:
         NotFound: there is no such own key.
         KeyInUse: an unfinished job or verification needs it.
     """
-    row = (await session.scalars(statements.lock(key_id, organization_id))).one_or_none()
+    row = (await session.scalars(statements.lock(key_id, actor.organization_id))).one_or_none()
     _found(row, key_id)
     users = (await session.scalars(statements.unfinished_users(key_id))).all()
     if users:
         raise KeyInUse(f"{key_id} is in use by {', '.join(users)}; cancel them or wait", param="id")
-    await session.execute(statements.revoke_grants_of(key_id))
+    for grant_id in (await session.scalars(statements.revoke_grants_of(key_id))).all():
+        await record(session, _event(Action.grant_revoked, actor, key_id, grant_id))
     await session.execute(statements.shred(key_id))
+    await record(session, _event(Action.watermark_deleted, actor, key_id))
 
 
 async def grant(
     session: AsyncSession,
     key_id: str,
     *,
-    organization_id: str,
+    actor: Actor,
     auditor_id: str,
     suspect_hosts: Sequence[str],
     probe_budget: int,
@@ -123,7 +129,7 @@ async def grant(
         InvalidHost: a host is not host:port.
         InvalidRequest: the key is one of the paper's presets, which no audit uses.
     """
-    row = await get_owned(session, key_id, organization_id=organization_id)
+    row = await get_owned(session, key_id, organization_id=actor.organization_id)
     if row.origin == "preset":
         raise InvalidRequest("a preset of the paper is a research baseline; no audit uses it", param="id")
     auditor = (
@@ -138,19 +144,44 @@ async def grant(
         "suspect_hosts": _normalised(suspect_hosts),
         "probe_budget": probe_budget,
     }
-    added = await session.execute(statements.add_grant(values, timedelta(seconds=expires_in_seconds)))
-    return added.scalar_one()
+    statement = statements.add_grant(values, timedelta(seconds=expires_in_seconds))
+    added: Grant = (await session.execute(statement)).scalar_one()
+    detail = {
+        "auditor": added.auditor_id,
+        "suspect_hosts": added.suspect_hosts,
+        "questions": added.probe_budget,
+        "expires_at": int(added.expires_at.timestamp()),
+    }
+    await record(session, _event(Action.grant_created, actor, key_id, added.id, **detail))
+    return added
 
 
-async def revoke(session: AsyncSession, key_id: str, grant_id: str, *, organization_id: str) -> None:
-    """End a grant now.
+async def revoke(session: AsyncSession, key_id: str, grant_id: str, *, actor: Actor) -> None:
+    """End a grant now; revoking twice keeps the first time and is one event.
 
     Raises:
         NotFound: the key is not the caller's, or has no such grant.
     """
-    await get_owned(session, key_id, organization_id=organization_id)
-    if (await session.execute(statements.revoke_grant(grant_id, key_id))).scalar_one_or_none() is None:
+    await get_owned(session, key_id, organization_id=actor.organization_id)
+    row = (await session.scalars(statements.grant_of(grant_id, key_id))).one_or_none()
+    if row is None:
         raise NotFound(f"No such grant: {grant_id}", param="grant_id", code="grant_not_found")
+    if (await session.execute(statements.revoke_grant(grant_id))).first() is not None:
+        await record(session, _event(Action.grant_revoked, actor, key_id, grant_id, auditor=row.auditor_id))
+
+
+def _event(
+    action: Action, actor: Actor, key_id: str, grant_id: str | None = None, **detail: object
+) -> KeyEvent:
+    """Something that a key's owner did with it."""
+    return KeyEvent(
+        action=action,
+        owner_id=actor.organization_id,
+        actor=actor,
+        watermark=key_id,
+        grant_id=grant_id,
+        detail=detail,
+    )
 
 
 def _normalised(texts: Sequence[str]) -> list[str]:

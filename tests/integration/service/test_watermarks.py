@@ -364,7 +364,7 @@ class TestGrants:
             ({"probe_budget": 0}, "probe_budget", 400),
             ({"probe_budget": 100_001}, "probe_budget", 400),
             ({"probe_budget": "10"}, "probe_budget", 400),
-            ({"expires_in_seconds": 59}, "expires_in_seconds", 400),
+            ({"expires_in_seconds": 0}, "expires_in_seconds", 400),
             ({"expires_in_seconds": 365 * 24 * 3600 + 1}, "expires_in_seconds", 400),
         ],
     )
