@@ -25,6 +25,10 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 """For every route but uploads, whose own cap is a setting."""
 UPLOAD_ROUTES = frozenset({("POST", "/v1/files")})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_PLAIN_SEGMENT = re.compile(
+    r"[a-z0-9_]{0,24}|(?:org|key|file|wm|grant|ftjob|verif|camp)-[0-9A-Za-z]{12,24}|ft:[a-z0-9:._-]{1,200}",
+    re.IGNORECASE,
+)
 _QUIET = frozenset({"/healthz", "/readyz"})
 
 
@@ -63,7 +67,7 @@ class RequestContext:
                 log.info(
                     "request.finished",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=_shown_path(scope["path"]),
                     status=exchange.status,
                     milliseconds=round((time.monotonic() - started) * 1000, 1),
                 )
@@ -121,6 +125,12 @@ def _request_id(scope: Scope) -> str:
     """The caller's own id if it is a plain token, else a fresh one."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else new_id("req")
+
+
+def _shown_path(path: str) -> str:
+    """The path with every part hidden that is neither a word of a route nor an id of ours: what somebody
+    puts there by mistake may be a secret."""
+    return "/".join(part if _PLAIN_SEGMENT.fullmatch(part) else "…" for part in path.split("/"))
 
 
 def _frames(error: BaseException) -> list[str]:
