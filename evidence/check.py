@@ -13,7 +13,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from evidence.audit import RESEARCH, Question, conclude, questions, reading_rules
+from evidence.audit import RESEARCH, Records, conclude, questions, reading_rules, where
 from evidence.canonical import canonical_bytes, digest, parse_canonical
 from evidence.document import (
     ANSWERED,
@@ -22,7 +22,7 @@ from evidence.document import (
     PREREGISTRATION_FORMAT,
     UNKNOWN,
     Document,
-    final_answers,
+    final_replies,
     preregistration_digest,
 )
 from evidence.errors import EvidenceError, NotCanonical
@@ -30,7 +30,9 @@ from evidence.plan import ask_plan, request_for
 from probe.plan import RETRY_FAILURES, AskPlan
 from watermark.errors import WatermarkError
 from watermark.keys import family_of_opening
-from watermark.replay import read_plan
+from watermark.nonces import Nonces, check_nonces
+from watermark.questions import Question
+from watermark.replay import Standing, read_plan
 
 
 class Status(StrEnum):
@@ -97,6 +99,10 @@ class _Case:
     preregistration: Mapping[str, Any] = field(default_factory=dict)
     asking: AskPlan | None = None
     asked: tuple[Question, ...] = ()
+
+    @property
+    def records(self) -> Records:
+        return Records(preregistration=self.preregistration, opening=self.doc.opening, nonces=self.doc.nonces)
 
     @property
     def doc(self) -> Document:
@@ -217,14 +223,31 @@ def _alpha(case: _Case) -> tuple[Status, str]:
     if case.doc.key.grade == RESEARCH:
         return Status.not_checked, "a research preset has no significance level: it claims nothing"
     plan = read_plan(case.preregistration)
-    index = case.preregistration["key"]["audit_index"]
-    return Status.passed, f"audit {index} of the key: alpha_i = {float(plan.alpha_i):.3g}"
+    key, campaign = case.preregistration["key"], case.preregistration.get("campaign")
+    shared = f", shared by the {campaign['size']} suspects of {campaign['id']}" if campaign else ""
+    return Status.passed, (
+        f"audit {key['audit_index']} of the key{shared}: alpha_i = {float(plan.alpha_i):.3g}; "
+        f"its owner had committed to {key['owner_commitments']} keys"
+    )
+
+
+def _nonces(case: _Case) -> tuple[Status, str]:
+    """The shown nonces are the committed ones. Whose beacon it was nobody can tell offline."""
+    shown = Nonces.from_record(case.doc.nonces)
+    check_nonces(case.preregistration.get("nonces"), shown)
+    by = "service and auditor" if shown.auditor else "the service alone"
+    if shown.beacon is None:
+        return Status.passed, f"the order of the questions was drawn by {by}"
+    beacon = f"{shown.beacon['source']}, round {shown.beacon['round']}"
+    return Status.passed, (
+        f"the order was drawn by {by} and the beacon {beacon}; compare its value with what was published"
+    )
 
 
 def _opening(case: _Case) -> tuple[Status, str]:
     document = case.doc
     opening = document.opening
-    case.asked = questions(case.preregistration, opening)
+    case.asked = questions(case.records)
     if document.key.grade == RESEARCH:
         return Status.passed, f"the preset {opening.get('preset')}: public words, nothing to open"
     family_of_opening(opening, document.key.commitment)
@@ -284,14 +307,29 @@ def _answers(case: _Case) -> tuple[Status, str]:
 
 def _decision(case: _Case) -> tuple[Status, str]:
     document = case.doc
-    answers, failures = final_answers(document.transcript, len(case.asked), document.asking_failure)
-    concluded = conclude(case.preregistration, document.opening, answers, failures)
+    replies, failures = final_replies(
+        document.transcript,
+        len(case.asked),
+        retries=case.plan.retries,
+        asking_failure=document.asking_failure,
+    )
+    if case.records.is_sequential:
+        _check_no_question_beyond(case, where(case.records, replies))
+    concluded = conclude(case.records, replies, failures)
     if dict(concluded.decision) != dict(document.decision):
         raise _Failed("deciding again gives other figures than the recorded decision")
     if concluded.verdict != document.verdict or concluded.reasons != document.reasons:
         raise _Failed("the verdict or its reasons do not follow from the decision")
     p = document.decision.get("p_value_decimal", document.decision.get("pooled_fisher_p_decimal"))
     return Status.passed, f"{document.verdict}, p = {p}"
+
+
+def _check_no_question_beyond(case: _Case, standing: Standing) -> None:
+    """A sequential audit asks a mark only when those before it are complete and the product says go on."""
+    last = len(standing.looks) - 1 if standing.next_group is None else standing.next_group
+    for exchange in case.doc.transcript:
+        if case.asked[exchange.index].group > last:
+            raise _Failed(f"question {exchange.index} was asked although the audit was over, or too early")
 
 
 def _published(case: _Case) -> tuple[Status, str]:
@@ -315,6 +353,7 @@ _STEPS: tuple[tuple[str, bool, Callable[[_Case], tuple[Status, str]]], ...] = (
     ("preregistration", True, _preregistration),
     ("binding", True, _binding),
     ("alpha", True, _alpha),
+    ("nonces", True, _nonces),
     ("opening", True, _opening),
     ("questions", True, _questions),
     ("answers", True, _answers),
@@ -324,5 +363,5 @@ _STEPS: tuple[tuple[str, bool, Callable[[_Case], tuple[Status, str]]], ...] = (
 )
 """(name, whether it stands on earlier steps, the step)"""
 
-_GROUND = frozenset({"canonical", "shape", "preregistration", "binding", "opening"})
+_GROUND = frozenset({"canonical", "shape", "preregistration", "binding", "nonces", "opening"})
 """Steps without which the later ones have nothing to look at. A failure elsewhere does not hide others."""

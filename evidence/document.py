@@ -14,9 +14,11 @@ from typing import Any, TypeVar, cast
 from evidence.audit import NOT_ASKED
 from evidence.canonical import canonical_bytes, digest
 from evidence.errors import MalformedEvidence
+from probe.plan import RETRY_FAILURES
+from watermark.replay import Reply
 
-FORMAT = "doublei-evidence/1"
-PREREGISTRATION_FORMAT = "doublei-preregistration/1"
+FORMAT = "doublei-evidence/2"
+PREREGISTRATION_FORMAT = "doublei-preregistration/2"
 EVIDENCE_DOMAIN = "doublei/evidence/v1"
 PREREGISTRATION_DOMAIN = "doublei/preregistration/v1"
 
@@ -127,6 +129,8 @@ class Document:
     auditor: str
     key: KeyRecord
     opening: Mapping[str, object]
+    nonces: Mapping[str, object]
+    """what the pre-registration's commitments hid, and the beacon"""
     preregistration: str
     """the canonical text that was stored before the first question"""
     preregistration_sha256: str
@@ -161,6 +165,7 @@ class Document:
                 "created_at": self.key.created_at,
             },
             "opening": dict(self.opening),
+            "nonces": dict(self.nonces),
             "preregistration": {
                 "text": self.preregistration,
                 "sha256": self.preregistration_sha256,
@@ -202,6 +207,7 @@ class Document:
                 created_at=_get(key, "created_at", str, "key"),
             ),
             opening=_get(record, "opening", dict, "document"),
+            nonces=_get(record, "nonces", dict, "document"),
             preregistration=_get(preregistration, "text", str, "preregistration"),
             preregistration_sha256=_get(preregistration, "sha256", str, "preregistration"),
             preregistered_at=_get(preregistration, "registered_at", str, "preregistration"),
@@ -245,26 +251,38 @@ def write(document: Document) -> bytes:
     )
 
 
-def final_answers(
-    transcript: Sequence[Exchange], count: int, asking_failure: str = ""
-) -> tuple[list[str | None], list[str]]:
-    """For each of ``count`` questions its answer's text or None, and for each of the None why.
+def is_settled(exchange: Exchange, retries: int) -> bool:
+    """Whether a question whose last sending this is will not be sent again, whatever time is left."""
+    return exchange.outcome not in RETRY_FAILURES or exchange.attempt >= retries
 
-    The last attempt of a question decides. Indexes outside the range are ignored.
-    """
+
+def last_sendings(transcript: Sequence[Exchange]) -> dict[int, Exchange]:
+    """For each question that was sent its last attempt, which decides."""
     last: dict[int, Exchange] = {}
     for exchange in transcript:
         known = last.get(exchange.index)
         if known is None or exchange.attempt > known.attempt:
             last[exchange.index] = exchange
-    answers: list[str | None] = []
+    return last
+
+
+def final_replies(
+    transcript: Sequence[Exchange], count: int, *, retries: int, asking_failure: str = ""
+) -> tuple[list[Reply], list[str]]:
+    """For each of ``count`` questions its reply, and for each one without an answer why.
+
+    Indexes outside the range are ignored.
+    """
+    last = last_sendings(transcript)
+    replies: list[Reply] = []
     failures: list[str] = []
     for index in range(count):
         final = last.get(index)
-        answers.append(final.text if final is not None and final.outcome == ANSWERED else None)
-        if answers[-1] is None:
+        text = final.text if final is not None and final.outcome == ANSWERED else None
+        replies.append(Reply(text=text, settled=final is not None and is_settled(final, retries)))
+        if text is None:
             failures.append(final.outcome if final is not None else asking_failure or NOT_ASKED)
-    return answers, failures
+    return replies, failures
 
 
 def _object(value: object, path: str) -> dict[str, Any]:

@@ -55,29 +55,45 @@ class Parties:
     commitment: str
     grade: str
     audit_index: int
+    owner_commitments: int
+    """how many keys the owner had committed to, this one included"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """The campaign an audit belongs to: ``size`` suspects share one number of the key."""
+
+    id: str
+    position: int
+    size: int
+
+    def to_record(self) -> dict[str, object]:
+        """As it stands in the pre-registration."""
+        return {"id": self.id, "position": self.position, "size": self.size}
 
 
 def preregistration_text(
-    parties: Parties, suspect: Suspect, asking: Asking, plan: Plan, *, cues: int, available_marks: int
+    parties: Parties,
+    suspect: Suspect,
+    asking: Asking,
+    plan: Plan,
+    *,
+    nonces: Mapping[str, str],
+    cues: int,
+    available_marks: int,
+    campaign: Campaign | None = None,
 ) -> str:
     """The canonical text to store before the first question.
+
+    Args:
+        nonces: the commitments of ``service`` and ``auditor`` (empty where it brought none).
 
     Raises:
         PlanError: the plan can't reach its alpha_i (not asked of a research preset, which claims nothing).
     """
-    if parties.grade == RESEARCH:
-        key = {"commitment": parties.commitment, "grade": parties.grade, "audit_index": parties.audit_index}
-        fixed: dict[str, object] = {"rule": {"version": "paper-pooled-fisher"}, "key": key}
-        fixed["plan"] = plan.to_record()
-    else:
-        fixed = preregister(
-            commitment=parties.commitment,
-            grade=parties.grade,
-            audit_index=parties.audit_index,
-            plan=plan,
-            cues=cues,
-            available_marks=available_marks,
-        )
+    fixed = _key_and_plan(parties, plan, cues, available_marks)
+    if campaign is not None:
+        fixed["campaign"] = campaign.to_record()
     return canonical_text(
         fixed
         | {
@@ -86,11 +102,31 @@ def preregistration_text(
             "claimant": parties.claimant,
             "auditor": parties.auditor,
             "key_id": parties.key_id,
+            "nonces": dict(nonces),
             "suspect": suspect.to_record(),
             "asking": _asking_record(asking),
             "reading": reading_rules(),
         }
     )
+
+
+def _key_and_plan(parties: Parties, plan: Plan, cues: int, available_marks: int) -> dict[str, object]:
+    if parties.grade != RESEARCH:
+        return preregister(
+            commitment=parties.commitment,
+            grade=parties.grade,
+            audit_index=parties.audit_index,
+            owner_commitments=parties.owner_commitments,
+            plan=plan,
+            cues=cues,
+            available_marks=available_marks,
+        )
+    key = {"commitment": parties.commitment, "grade": parties.grade, "audit_index": parties.audit_index}
+    return {
+        "rule": {"version": "paper-pooled-fisher"},
+        "key": key | {"owner_commitments": parties.owner_commitments},
+        "plan": plan.to_record(),
+    }
 
 
 def _asking_record(asking: Asking) -> dict[str, object]:

@@ -11,11 +11,14 @@ from evidence.audit import RESEARCH
 from evidence.plan import Asking
 from service.db.models import WatermarkKey
 from service.errors import InvalidRequest, NotFound
-from watermark.decision import alpha_for_audit, parse_fraction
+from watermark.canaries import CANARIES, ROUNDS
 from watermark.errors import RecordError
+from watermark.numerals import parse_fraction
 from watermark.paper import PROBES
 from watermark.probes import MAX_PROBES_PER_CUE
+from watermark.questions import FIXED, MODES
 from watermark.replay import Plan
+from watermark.significance import alpha_for_audit
 
 MIN_ALPHA = Fraction(1, 10**15)
 MAX_ALPHA = Fraction(1, 20)
@@ -41,6 +44,8 @@ class PlanRequest:
     family: int | None = None
     marks: int | tuple[int, ...] | None = None
     probes_per_cue: int = 2
+    mode: str = FIXED
+    canaries: bool = True
     alpha: str = "1e-6"
     temperature: Decimal = Decimal(0)
     max_tokens: int = 8
@@ -95,7 +100,9 @@ def asking_of(request: PlanRequest) -> Asking:
     )
 
 
-def plan_of(request: PlanRequest, shape: Shape, *, grade: str, audit_index: int, order_seed: bytes) -> Plan:
+def plan_of(
+    request: PlanRequest, shape: Shape, *, grade: str, audit_index: int, campaign_size: int = 1
+) -> Plan:
     """What is asked and what it must show. Does not check that the plan can reach its alpha.
 
     Raises:
@@ -110,25 +117,31 @@ def plan_of(request: PlanRequest, shape: Shape, *, grade: str, audit_index: int,
             param="plan.family",
             code="unknown_family",
         )
-    alpha = _alpha(request.alpha)
+    if request.mode not in MODES:
+        raise InvalidPlan("plan.mode must be fixed or sequential", param="plan.mode")
+    if grade == RESEARCH and request.mode != FIXED:
+        raise InvalidPlan("a preset of the paper is asked all at once", param="plan.mode")
+    alpha = alpha_of(request.alpha)
     return Plan(
         family=family,
         marks=_marks(request.marks, shape.marks),
         probes_per_cue=request.probes_per_cue,
         alpha=alpha,
-        alpha_i=alpha_for_audit(alpha, audit_index, grade),
-        order_seed=order_seed,
+        alpha_i=alpha_for_audit(alpha, audit_index, grade, campaign_size),
+        mode=request.mode,
+        canaries=request.canaries and grade != RESEARCH,
     )
 
 
 def question_count(plan: Plan, shape: Shape, grade: str) -> int:
-    """How many questions the plan asks."""
+    """How many questions the plan asks at most, canaries included."""
     if grade == RESEARCH:
         return 2 * PROBES
-    return len(plan.marks) * shape.cues * plan.probes_per_cue
+    return len(plan.marks) * shape.cues * plan.probes_per_cue + (CANARIES * ROUNDS if plan.canaries else 0)
 
 
-def _alpha(text: str) -> Fraction:
+def alpha_of(text: str) -> Fraction:
+    """Raises `InvalidPlan`: no number, or outside what an audit may claim."""
     try:
         alpha = parse_fraction(text, "plan.alpha")
     except RecordError as error:

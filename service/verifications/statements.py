@@ -22,19 +22,23 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from service import leases
 from service.db.models import (
+    Campaign,
     Evidence,
     Grant,
+    NonceReveal,
     Preregistration,
     ProbeAnswer,
     ProbeSent,
     Verification,
+    VerificationLook,
     WatermarkKey,
 )
 from service.db.paging import page_after
-from service.verifications.lifecycle import VerificationStatus
+from service.verifications.lifecycle import WAITING, VerificationStatus
 from service.watermarks import statements as watermark_statements
 
 
@@ -69,6 +73,85 @@ def page(
     return page_after(statement, Verification.created_at, Verification.id, after=after, limit=limit)
 
 
+def campaign(campaign_id: str, *, organization_id: str | None) -> Select[Campaign]:
+    """A campaign of the caller's, or of a key of its own; None sees every organization's."""
+    statement = select(Campaign).where(Campaign.id == campaign_id)
+    if organization_id is None:
+        return statement
+    own_keys = select(WatermarkKey.id).where(WatermarkKey.organization_id == organization_id)
+    return statement.where(or_(Campaign.organization_id == organization_id, Campaign.key_id.in_(own_keys)))
+
+
+def members(campaign_id: str) -> Select[Verification, Preregistration, str]:
+    """See `_seen`; a campaign's audits in their order."""
+    return _seen().where(Verification.campaign_id == campaign_id).order_by(Preregistration.campaign_position)
+
+
+def looks_of(verification_ids: Sequence[str]) -> Select[VerificationLook]:
+    """What sequential audits saw after each completed mark, in order."""
+    return (
+        select(VerificationLook)
+        .where(VerificationLook.verification_id.in_(verification_ids))
+        .order_by(VerificationLook.verification_id, VerificationLook.look)
+    )
+
+
+def reveal_of(verification_id: str) -> Select[NonceReveal]:
+    """The auditor's nonce, once it was shown."""
+    return select(NonceReveal).where(NonceReveal.verification_id == verification_id)
+
+
+def nonce_shown(verification_id: str) -> Update:
+    """Let the audit be claimed. Returns (id), or no row: it does not wait for a nonce."""
+    return (
+        update(Verification)
+        .where(Verification.id == verification_id, Verification.status == "awaiting_nonce")
+        .values(status="queued")
+        .returning(Verification.id)
+    )
+
+
+def take_up(verification_id: str, *, conclude: bool) -> Update:
+    """Queue a paused audit again, to ask on or to conclude. Returns (id), or no row: it is not paused."""
+    return (
+        update(Verification)
+        .where(Verification.id == verification_id, Verification.status == "paused")
+        .values(
+            status="queued",
+            attempt=0,
+            sitting_started_at=func.clock_timestamp(),
+            conclude_requested=conclude,
+        )
+        .returning(Verification.id)
+    )
+
+
+def cancel_waiting(verification_id: str) -> Update:
+    """Cancel an audit that no worker has. Returns (id), or no row if one has it or it has ended."""
+    waiting = literal([status.value for status in WAITING], ARRAY(String))
+    return (
+        update(Verification)
+        .where(Verification.id == verification_id, Verification.status == any_(waiting))
+        .values(status="cancelled", cancel_requested=True, finished_at=func.clock_timestamp())
+        .returning(Verification.id)
+    )
+
+
+def pause(verification_id: str, *, epoch: int) -> Update:
+    """Let a sequential audit wait, undecided. Returns (id), or no row: the lease is lost."""
+    return (
+        update(Verification)
+        .where(leases.held(Verification, verification_id, epoch), Verification.cancel_requested.is_(False))
+        .values(status="paused", lease_owner=None, lease_expires_at=None)
+        .returning(Verification.id)
+    )
+
+
+def looked(rows: Sequence[dict[str, Any]]) -> Insert:
+    """Looks; one that is on record already stays as it is."""
+    return upsert(VerificationLook).values(list(rows)).on_conflict_do_nothing()
+
+
 def evidence(verification_id: str) -> Select[Evidence]:
     """The exact bytes. Who may see them was decided before."""
     return select(Evidence).where(Evidence.verification_id == verification_id)
@@ -82,8 +165,14 @@ def key_for_audit(key_id: str, organization_id: str) -> Select[WatermarkKey]:
 
 
 def audits_so_far(key_id: str) -> Select[int]:
-    """How many audits of the key were pre-registered, aborted ones included."""
-    return select(func.count()).select_from(Preregistration).where(Preregistration.key_id == key_id)
+    """The number of the key's last pre-registered audit, aborted ones included; 0 before the first."""
+    last = func.coalesce(func.max(Preregistration.audit_index), 0)
+    return select(last).where(Preregistration.key_id == key_id)
+
+
+def commitments_of(owner_id: str) -> Select[int]:
+    """How many keys an owner has committed to so far, deleted ones included."""
+    return select(func.count()).select_from(WatermarkKey).where(WatermarkKey.organization_id == owner_id)
 
 
 def reserve(key_id: str, auditor_id: str, *, host_port: str, questions: int) -> Update:

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import leases
-from service.db.models import Evidence, Preregistration, Verification, WatermarkKey
-from service.errors import Conflict, NotFound
+from service.db.models import (
+    Evidence,
+    NonceReveal,
+    Preregistration,
+    Verification,
+    VerificationLook,
+    WatermarkKey,
+)
+from service.errors import Conflict, InvalidRequest, NotFound
 from service.verifications import statements
 from service.verifications.lifecycle import TERMINAL, VerificationStatus
 from service.verifications.plans import Shape
 from service.watermarks import usecases as watermarks
+from watermark.nonces import AUDITOR, nonce_commitment
 
 
 class VerificationHasEnded(Conflict):
     """A verification that succeeded or failed stays so."""
 
     code = "verification_already_ended"
+
+
+class NotAwaited(Conflict):
+    """No nonce is due."""
+
+    code = "nonce_not_awaited"
+
+
+class WrongNonce(InvalidRequest):
+    """The nonce does not open its commitment."""
+
+    code = "nonce_mismatch"
+
+
+class NotPaused(Conflict):
+    """There is nothing to continue."""
+
+    code = "verification_not_paused"
 
 
 class NotFinished(Conflict):
@@ -95,6 +123,56 @@ async def families_left(session: AsyncSession, audit: Audit) -> int:
     return max(0, Shape.of(key).families - used.get(key.id, 0))
 
 
+async def show_nonce(
+    session: AsyncSession, audit: Audit, nonce: bytes, beacon: Mapping[str, str] | None
+) -> Verification:
+    """The auditor's nonce, to which it had committed; the audit can begin. The caller rings for it.
+
+    Raises:
+        WrongNonce: it is not the committed one.
+        NotAwaited: the audit does not wait for a nonce.
+    """
+    committed = str(preregistration_record(audit)["nonces"][AUDITOR])
+    row = audit.verification
+    if not committed or (await session.execute(statements.nonce_shown(row.id))).first() is None:
+        raise NotAwaited(f"The verification {row.id} does not wait for a nonce; it is {row.status}.")
+    if not hmac.compare_digest(nonce_commitment(AUDITOR, nonce), committed):
+        raise WrongNonce("This is not the nonce that was committed to.", param="nonce")
+    session.add(
+        NonceReveal(
+            verification_id=row.id, auditor_nonce=nonce, beacon=None if beacon is None else dict(beacon)
+        )
+    )
+    await session.flush()
+    await session.refresh(row)
+    return row
+
+
+async def take_up(session: AsyncSession, verification: Verification, *, conclude: bool) -> Verification:
+    """Continue a paused audit, or conclude it as it is. The caller rings for it.
+
+    Raises:
+        NotPaused: it is not.
+    """
+    if (await session.execute(statements.take_up(verification.id, conclude=conclude))).first() is None:
+        raise NotPaused(
+            f"The verification {verification.id} is {verification.status}; only a paused one is taken up "
+            "again. An audit never starts anew: pre-register another one."
+        )
+    await session.refresh(verification)
+    return verification
+
+
+async def looks(session: AsyncSession, audits: Sequence[Audit]) -> dict[str, list[VerificationLook]]:
+    """For each sequential audit what it saw after each completed mark."""
+    ids = [audit.verification.id for audit in audits if audit.verification.plan.get("mode") == "sequential"]
+    seen: dict[str, list[VerificationLook]] = {}
+    if ids:
+        for look in await session.scalars(statements.looks_of(ids)):
+            seen.setdefault(look.verification_id, []).append(look)
+    return seen
+
+
 async def cancel(session: AsyncSession, verification: Verification) -> Verification:
     """Cancel or ask for it; asking twice is asking once. The audit's number stays spent.
 
@@ -103,7 +181,7 @@ async def cancel(session: AsyncSession, verification: Verification) -> Verificat
     """
     # A queued one may be claimed and a running one queued again between the two statements, hence twice.
     for _ in range(2):
-        if (await session.execute(leases.cancel_queued(Verification, verification.id))).first() is not None:
+        if (await session.execute(statements.cancel_waiting(verification.id))).first() is not None:
             await session.execute(statements.drop_credential(verification.id))
             break
         if (await session.execute(leases.request_cancel(Verification, verification.id))).first() is not None:
