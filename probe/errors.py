@@ -24,6 +24,8 @@ class FailureCode(StrEnum):
     """not HTTP, or broken HTTP"""
     timeout = "timeout"
     """the question's own time was up"""
+    too_slow = "too_slow"
+    """the reply began, and then came slower than any server sends"""
     deadline = "deadline"
     """the audit's time was up"""
     redirect = "redirect"

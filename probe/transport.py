@@ -26,6 +26,7 @@ import httpcore2
 from probe.address import VettedTarget
 from probe.credential import Credential
 from probe.errors import FailureCode, TransportFailure
+from probe.pacing import USUAL_PACE, Pace, PacedStream, TooSlow
 from probe.plan import BODY_BYTES
 from probe.template import CREDENTIAL
 
@@ -66,8 +67,9 @@ class Peer:
 class _VettedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to the vetted addresses in turn. Never resolves a name."""
 
-    def __init__(self, target: VettedTarget, peer: Peer) -> None:
+    def __init__(self, target: VettedTarget, peer: Peer, pace: Pace) -> None:
         self._target = target
+        self._pace = pace
         self._peer = peer
         self._inner = httpcore2.AnyIOBackend()
         self._preferred = list(target.addresses)
@@ -90,7 +92,7 @@ class _VettedBackend(httpcore2.AsyncNetworkBackend):
             # the one that worked is asked first from now on
             self._preferred.sort(key=lambda item: item != address)
             self._peer.addresses.add(address)
-            return stream
+            return PacedStream(stream, self._pace)
         raise last
 
     async def connect_unix_socket(
@@ -113,6 +115,8 @@ class SuspectChannel:
         credential: goes into the template's headers that have a place for it, or else into the
             Authorization header; nowhere else.
         body_bytes: the cap on one reply's body.
+        connect_seconds: for each address, and for the TLS handshake.
+        pace: what a reply must keep to once it has begun.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class SuspectChannel:
         credential: Credential | None = None,
         body_bytes: int = BODY_BYTES,
         connect_seconds: float = CONNECT_SECONDS,
+        pace: Pace = USUAL_PACE,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.peer = Peer()
@@ -132,11 +137,12 @@ class SuspectChannel:
         self._connect_seconds = connect_seconds
         url = target.url
         host = f"[{url.host}]" if ":" in url.host else url.host
+        path = url.path + endpoint
         self._url = httpcore2.URL(
             scheme=url.scheme.encode(),
             host=host.encode("ascii"),
             port=url.port,
-            target=(url.path + endpoint).encode("ascii"),
+            target=(path if path.startswith("/") else f"/{path}").encode("ascii"),
         )
         self._method = method
         self._headers = [(b"Host", url.authority.encode("ascii")), *_own_headers(headers, credential)]
@@ -147,7 +153,7 @@ class SuspectChannel:
             max_keepalive_connections=0,
             http2=False,
             retries=0,
-            network_backend=_VettedBackend(target, self.peer),
+            network_backend=_VettedBackend(target, self.peer, pace),
         )
 
     def __repr__(self) -> str:
@@ -170,6 +176,8 @@ class SuspectChannel:
         try:
             async with asyncio.timeout(max(deadline_seconds, 0.0)):
                 return await self._post(body)
+        except TooSlow:
+            raise TransportFailure(FailureCode.too_slow) from None
         except (TimeoutError, httpcore2.TimeoutException):
             raise TransportFailure(FailureCode.timeout) from None
         except httpcore2.ConnectError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,16 @@ def test_the_answer_of_a_chat_reply(body: bytes, text: str) -> None:
 )
 def test_what_is_not_json_says_so(body: bytes) -> None:
     assert extract(Api.chat, body).failure == FailureCode.not_json
+
+
+@pytest.mark.parametrize(
+    "body", [b'"' + b'\\"' * 120_000, b'"\\' * 120_000, b'"' * 250_001, b'"\\"[' * 60_000]
+)
+def test_hostile_quoting_takes_no_time(body: bytes) -> None:
+    """The largest reply that is read, made of quotes: a loop that reads it must not stand still."""
+    started = time.monotonic()
+    extract(Api.chat, body)
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize(

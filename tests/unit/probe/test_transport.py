@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from probe.address import VettedTarget, parse_suspect_url, vet
 from probe.credential import Credential
 from probe.errors import TransportFailure
+from probe.pacing import Pace
 from probe.plan import BODY_BYTES
 from probe.transport import FAILURE_BODY_BYTES, Reply, SuspectChannel
 
@@ -137,6 +138,87 @@ async def test_a_slow_drip_ends_at_the_deadline(serve: Any, part: str) -> None:
         started = time.monotonic()
         assert (await _failure(suspect.target, deadline=0.4)).failure == "timeout"
     assert time.monotonic() - started < 1.2
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+async def test_a_reply_that_does_not_keep_the_pace_is_given_up_before_its_deadline(
+    serve: Any, part: str
+) -> None:
+    """A byte every 50 ms, or a pause: both are slower than the pace; neither waits for the deadline."""
+
+    async def drip(request: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        if part == "body":
+            writer.write(b"Content-Length: 100000\r\n\r\n")
+        for count in range(10_000):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05 if count < 10 else 60)
+
+    pace = Pace(seconds=0.4, bytes_per_second=100)
+    async with serve(drip) as suspect, SuspectChannel(suspect.target, "/x", pace=pace) as channel:
+        started = time.monotonic()
+        with pytest.raises(TransportFailure) as caught:
+            await channel.post(BODY, deadline_seconds=10)
+    assert caught.value.failure == "too_slow"
+    assert time.monotonic() - started < 3
+
+
+async def test_thinking_long_before_the_first_byte_is_not_slow(
+    serve: Any, reply_http: Callable[..., bytes]
+) -> None:
+    async def think(request: object, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        writer.write(reply_http(b"{}"))
+
+    pace = Pace(seconds=0.1, bytes_per_second=1000)
+    async with serve(think) as suspect, SuspectChannel(suspect.target, "/x", pace=pace) as channel:
+        assert (await channel.post(BODY, deadline_seconds=5)).body == b"{}"
+
+
+async def test_a_long_reply_may_take_its_time_at_the_pace(serve: Any) -> None:
+    async def steady(request: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+        for _ in range(10):
+            writer.write(b"x" * 1000)
+            await writer.drain()
+            await asyncio.sleep(0.06)
+
+    pace = Pace(seconds=0.2, bytes_per_second=1000)
+    async with serve(steady) as suspect, SuspectChannel(suspect.target, "/x", pace=pace) as channel:
+        assert len((await channel.post(BODY, deadline_seconds=5)).body) == 10_000
+
+
+async def test_a_templates_headers_stand_besides_and_instead_of_ours(
+    serve: Any, reply_http: Callable[..., bytes]
+) -> None:
+    """The credential goes where the template keeps a place for it, and then nowhere else."""
+    headers = (("X-Api-Key", "{{credential}}"), ("Accept", "*/*"), ("X-Team", "a b"))
+    async with serve(_raw(reply_http(b"{}"))) as suspect:
+        async with SuspectChannel(
+            suspect.target,
+            "/generate?v=1",
+            method="PUT",
+            headers=headers,
+            credential=Credential("sk-canary-7431"),
+        ) as channel:
+            await channel.post(BODY, deadline_seconds=5)
+            assert "canary" not in repr(channel)
+        async with SuspectChannel(
+            suspect.target, "", headers=headers[1:], credential=Credential("sk-canary-7431")
+        ) as channel:
+            await channel.post(BODY, deadline_seconds=5)
+    placed, plain = suspect.requests
+    assert placed.line == "PUT /v1/generate?v=1 HTTP/1.1"
+    assert placed.headers["x-api-key"] == "sk-canary-7431"
+    assert "authorization" not in placed.headers
+    assert (placed.headers["accept"], placed.headers["x-team"]) == ("*/*", "a b")
+    assert placed.headers["content-type"] == "application/json"
+    assert plain.line == "POST /v1 HTTP/1.1"
+    assert plain.headers["authorization"] == "Bearer sk-canary-7431"
+    for request in (placed, plain):
+        assert request.headers["accept-encoding"] == "identity"
+        assert request.headers["host"] == f"127.0.0.1:{suspect.port}"
 
 
 async def test_an_endless_event_stream_is_cut_at_once(serve: Any) -> None:
