@@ -12,7 +12,19 @@ import httpx2
 import structlog
 from fastapi import FastAPI
 
-from service.api import accounts, chat, errors, files, health, jobs, models, trail, verifications, watermarks
+from service.api import (
+    accounts,
+    campaigns,
+    chat,
+    errors,
+    files,
+    health,
+    jobs,
+    models,
+    trail,
+    verifications,
+    watermarks,
+)
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
@@ -35,6 +47,7 @@ ROUTERS = (
     models.router,
     chat.router,
     verifications.router,
+    campaigns.router,
     trail.router,
 )
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StrictInt, StringConstraints
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import HTMLResponse, Response
 
-from probe.adapters import Api
 from service.api.dependencies import (
     AppSealer,
     AppSettings,
-    CurrentPrincipal,
     DbSession,
     Doorbell,
     Principal,
@@ -24,11 +20,13 @@ from service.api.dependencies import (
 )
 from service.api.pagination import DEFAULT_LIMIT, After, Limit
 from service.api.pagination import page as list_object
+from service.api.verification_bodies import NonceBody, VerifyBody
+from service.api.verification_wire import verification_object
 from service.dispatch import TaskName
-from service.verifications import create as creating
 from service.verifications import usecases
-from service.verifications.plans import PlanRequest
-from service.verifications.report import render
+from service.verifications.register import Target, next_audit, register
+from service.verifications.report import render, render_pdf
+from service.verifications.suspects import check_suspect
 from service.verifications.usecases import Audit
 
 router = APIRouter(tags=["verifications"])
@@ -47,74 +45,6 @@ REPORT_HEADERS = {
     "cache-control": "no-store",
 }
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Count = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
-
-
-class Body(BaseModel):
-    """Unknown fields are refused: a misspelt limit must not be ignored in an audit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SuspectBody(Body):
-    """Whom to ask."""
-
-    base_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    model: Text
-    api_key: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = None
-    api: Api = Api.chat
-    template: dict[str, JsonValue] | None = None
-    """For the api "template"; docs/suspects.md says what it may hold."""
-
-    def to_request(self) -> creating.SuspectRequest:
-        """As the domain knows it."""
-        return creating.SuspectRequest(
-            base_url=self.base_url,
-            model=self.model,
-            api=self.api,
-            template=self.template,
-            api_key=None if self.api_key is None else self.api_key.get_secret_value(),
-        )
-
-
-class PlanBody(Body):
-    """How to ask; every field has a default. `marks` is a count or a list of mark numbers."""
-
-    family: Count | None = None
-    marks: Count | Annotated[list[Count], Field(min_length=1, max_length=64)] | None = None
-    probes_per_cue: Count = 2
-    alpha: Annotated[str, StringConstraints(max_length=64)] = "1e-6"
-    temperature: Annotated[Decimal, Field(ge=0, le=2, max_digits=6, decimal_places=4)] = Decimal(0)
-    max_tokens: Count = 8
-    concurrency: Count = 8
-    probe_timeout_seconds: Count = 30
-    total_timeout_seconds: Count = 900
-    retries: Count = 1
-
-    def to_request(self) -> PlanRequest:
-        """As the domain knows it."""
-        values = self.model_dump()
-        if isinstance(self.marks, list):
-            values["marks"] = tuple(self.marks)
-        return PlanRequest(**values)
-
-
-class VerifyBody(Body):
-    """The body of POST /v1/verify."""
-
-    watermark: Text
-    suspect: SuspectBody
-    plan: PlanBody = PlanBody()
-
-    def to_request(self) -> creating.VerificationRequest:
-        """As the domain knows it."""
-        return creating.VerificationRequest(
-            watermark=self.watermark,
-            suspect=self.suspect.to_request(),
-            plan=self.plan.to_request(),
-        )
-
 
 @router.post("/v1/verify")
 @router.post("/verify", include_in_schema=False)
@@ -127,16 +57,22 @@ async def verify(
     bells: Doorbell,
 ) -> dict[str, Any]:
     """Pre-register an audit and queue it. Needs the key's owner, or the owner's grant."""
-    request = body.to_request()
-    url = await creating.check_suspect(
-        request.suspect, settings.suspect_allow_list, servers=settings.dns_server_list
+    suspect = body.suspect.to_request()
+    url = await check_suspect(suspect, settings.suspect_allow_list, servers=settings.dns_server_list)
+    audit = await next_audit(session, body.watermark, organization_id=principal.organization_id)
+    verification, preregistration = await register(
+        session,
+        sealer,
+        audit,
+        Target(suspect=suspect, url=url),
+        body.plan.to_request(),
+        auditor_commitment=body.auditor_nonce_commitment or "",
     )
-    verification, preregistration = await creating.create(
-        session, sealer, organization_id=principal.organization_id, request=request, url=url
+    if body.auditor_nonce_commitment is None:
+        bells.ring(TaskName.verify_run, verification.id)
+    return verification_object(
+        Audit(verification=verification, preregistration=preregistration, evidence_sha256=None), principal
     )
-    bells.ring(TaskName.verify_run, verification.id)
-    audit = Audit(verification=verification, preregistration=preregistration, evidence_sha256=None)
-    return _wire(audit, principal)
 
 
 @router.get("/v1/verifications")
@@ -145,7 +81,12 @@ async def list_verifications(
 ) -> dict[str, Any]:
     """Newest first: the caller's, those of its keys, and for the provider everybody's."""
     audits = await usecases.page(session, organization_id=_scope(principal), after=after, limit=limit)
-    return list_object(audits, limit, lambda audit: _wire(audit, principal))
+    seen = await usecases.looks(session, audits)
+    return list_object(
+        audits,
+        limit,
+        lambda audit: verification_object(audit, principal, seen.get(audit.verification.id, ())),
+    )
 
 
 @router.get("/v1/verifications/{verification_id}")
@@ -153,7 +94,8 @@ async def retrieve_verification(
     verification_id: str, principal: Reader, session: DbSession
 ) -> dict[str, Any]:
     """One verification."""
-    return _wire(await usecases.get(session, verification_id, organization_id=_scope(principal)), principal)
+    audit = await usecases.get(session, verification_id, organization_id=_scope(principal))
+    return await _shown(session, audit, principal)
 
 
 @router.post("/v1/verifications/{verification_id}/cancel")
@@ -161,7 +103,41 @@ async def cancel_verification(verification_id: str, principal: Reader, session: 
     """Stop an audit that has not ended. Its number stays spent."""
     audit = await usecases.get(session, verification_id, organization_id=_scope(principal))
     await usecases.cancel(session, audit.verification)
-    return _wire(audit, principal)
+    return await _shown(session, audit, principal)
+
+
+@router.post("/v1/verifications/{verification_id}/nonce")
+async def show_nonce(
+    verification_id: str, body: NonceBody, principal: OwnerOrAuditor, session: DbSession, bells: Doorbell
+) -> dict[str, Any]:
+    """Show the nonce that was committed to, and with it, if wanted, a beacon; the audit is queued."""
+    audit = await usecases.get_asked(session, verification_id, organization_id=principal.organization_id)
+    beacon = None if body.beacon is None else body.beacon.model_dump()
+    await usecases.show_nonce(session, audit, bytes.fromhex(body.nonce), beacon)
+    bells.ring(TaskName.verify_run, verification_id)
+    return await _shown(session, audit, principal)
+
+
+@router.post("/v1/verifications/{verification_id}/continue")
+async def continue_verification(
+    verification_id: str, principal: OwnerOrAuditor, session: DbSession, bells: Doorbell
+) -> dict[str, Any]:
+    """Take a paused audit up where it stopped. What was sent is not sent again."""
+    audit = await usecases.get_asked(session, verification_id, organization_id=principal.organization_id)
+    await usecases.take_up(session, audit.verification, conclude=False)
+    bells.ring(TaskName.verify_run, verification_id)
+    return await _shown(session, audit, principal)
+
+
+@router.post("/v1/verifications/{verification_id}/conclude")
+async def conclude_verification(
+    verification_id: str, principal: OwnerOrAuditor, session: DbSession, bells: Doorbell
+) -> dict[str, Any]:
+    """End a paused audit as it is, with evidence of what was asked."""
+    audit = await usecases.get_asked(session, verification_id, organization_id=principal.organization_id)
+    await usecases.take_up(session, audit.verification, conclude=True)
+    bells.ring(TaskName.verify_run, verification_id)
+    return await _shown(session, audit, principal)
 
 
 @router.get("/v1/verifications/{verification_id}/evidence", response_class=Response)
@@ -192,49 +168,31 @@ async def show_report(verification_id: str, principal: OwnerOrAuditor, session: 
     return HTMLResponse(page, headers=REPORT_HEADERS)
 
 
+@router.get("/v1/verifications/{verification_id}/report.pdf", response_class=Response)
+async def download_report(verification_id: str, principal: OwnerOrAuditor, session: DbSession) -> Response:
+    """The same report to print and to file: PDF/A, the same bytes as long as no further family is asked."""
+    audit = await usecases.get(session, verification_id, organization_id=principal.organization_id)
+    evidence = await usecases.evidence(session, audit)
+    left = await usecases.families_left(session, audit)
+    document = await asyncio.to_thread(
+        render_pdf, evidence.canonical_bytes, sha256=evidence.sha256, families_left=left
+    )
+    return Response(
+        document,
+        media_type="application/pdf",
+        headers={
+            "content-disposition": f'inline; filename="report-{verification_id}.pdf"',
+            "x-content-type-options": "nosniff",
+            "cache-control": "no-store",
+        },
+    )
+
+
 def _scope(principal: Principal) -> str | None:
     """The provider sees every organization's, with less of each."""
     return None if principal.role is Role.provider else principal.organization_id
 
 
-def _wire(audit: Audit, principal: CurrentPrincipal) -> dict[str, Any]:
-    """The verification object. The provider's operator gets neither figures nor evidence."""
-    row = audit.verification
-    parties = principal.role is not Role.provider
-    return {
-        "id": row.id,
-        "object": "verification",
-        "created_at": _seconds(row.created_at),
-        "started_at": _seconds(row.started_at),
-        "finished_at": _seconds(row.finished_at),
-        "organization_id": row.organization_id,
-        "watermark": row.key_id,
-        "suspect": row.suspect,
-        "plan": row.plan,
-        "status": row.status,
-        "progress": row.progress or {"asked": 0, "total": row.plan["questions"]},
-        "verdict": row.verdict,
-        "reasons": row.reasons,
-        "result": row.result if parties else None,
-        "evidence_sha256": audit.evidence_sha256 if parties else None,
-        "preregistration": _preregistration_wire(audit),
-        "error": row.error,
-        "attempt": row.attempt,
-        "cancel_requested": row.cancel_requested,
-    }
-
-
-def _preregistration_wire(audit: Audit) -> dict[str, Any]:
-    record = usecases.preregistration_record(audit)
-    return {
-        "sha256": audit.preregistration.sha256,
-        "registered_at": _seconds(audit.preregistration.created_at),
-        "audit_index": audit.preregistration.audit_index,
-        "alpha": record["plan"]["alpha"],
-        "alpha_i": record["plan"]["alpha_i"],
-        "rule": record["rule"]["version"],
-    }
-
-
-def _seconds(time: datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp())
+async def _shown(session: AsyncSession, audit: Audit, principal: Principal) -> dict[str, Any]:
+    seen = await usecases.looks(session, [audit])
+    return verification_object(audit, principal, seen.get(audit.verification.id, ()))

@@ -19,7 +19,7 @@ from service.db.models import (
     VerificationLook,
     WatermarkKey,
 )
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from service.verifications import statements
 from service.verifications.lifecycle import TERMINAL, VerificationStatus
 from service.verifications.plans import Shape
@@ -51,6 +51,12 @@ class NotPaused(Conflict):
     code = "verification_not_paused"
 
 
+class GrantEnded(Conflict):
+    """Nothing more may be asked."""
+
+    code = "grant_ended"
+
+
 class NotFinished(Conflict):
     """There is no evidence yet, but there may be."""
 
@@ -80,6 +86,19 @@ async def get(session: AsyncSession, verification_id: str, *, organization_id: s
             code="verification_not_found",
         )
     return Audit(verification=row[0], preregistration=row[1], evidence_sha256=row[2])
+
+
+async def get_asked(session: AsyncSession, verification_id: str, *, organization_id: str) -> Audit:
+    """One audit, for who asked it; its key's owner may see and cancel it, but not carry it on.
+
+    Raises:
+        NotFound: there is none, or the caller may not see it.
+        Forbidden: another organization asked it.
+    """
+    audit = await get(session, verification_id, organization_id=organization_id)
+    if audit.verification.organization_id != organization_id:
+        raise Forbidden(f"The verification {verification_id} is carried on by who asked for it.")
+    return audit
 
 
 async def page(
@@ -153,7 +172,10 @@ async def take_up(session: AsyncSession, verification: Verification, *, conclude
 
     Raises:
         NotPaused: it is not.
+        GrantEnded: it was asked under a grant that has been revoked or has expired.
     """
+    if not conclude:
+        await _check_grant_lives(session, verification)
     if (await session.execute(statements.take_up(verification.id, conclude=conclude))).first() is None:
         raise NotPaused(
             f"The verification {verification.id} is {verification.status}; only a paused one is taken up "
@@ -161,6 +183,16 @@ async def take_up(session: AsyncSession, verification: Verification, *, conclude
         )
     await session.refresh(verification)
     return verification
+
+
+async def _check_grant_lives(session: AsyncSession, verification: Verification) -> None:
+    grant_id = verification.grant_id
+    if grant_id is None or (await session.execute(statements.live_grant(grant_id))).first() is not None:
+        return
+    raise GrantEnded(
+        f"The grant {grant_id} has ended, so nothing more may be asked under it; conclude the "
+        "verification, or cancel it."
+    )
 
 
 async def looks(session: AsyncSession, audits: Sequence[Audit]) -> dict[str, list[VerificationLook]]:

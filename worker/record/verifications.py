@@ -16,16 +16,19 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from evidence.audit import Conclusion, preset_opening
+from evidence.audit import Conclusion, Records, preset_opening
 from evidence.document import UNKNOWN, Document, Exchange, KeyRecord, write
 from probe.credential import Credential
 from probe.session import Outcome
 from service.db.faults import is_temporary
 from service.db.models import Preregistration, ProbeAnswer, ProbeSent, Verification, WatermarkKey
 from service.verifications import statements
-from service.verifications.create import CREDENTIAL_PURPOSE
 from service.verifications.lifecycle import VerificationStatus
+from service.verifications.suspects import CREDENTIAL_PURPOSE
 from service.watermarks.secrets import PresetSecret, load_key
+from watermark.nonces import Nonces
+from watermark.numerals import decimal_text
+from watermark.sequential import Look
 from worker.errors import LeaseLost, RecordsAway
 from worker.lease import Beat
 from worker.record.engine import Workplace
@@ -135,17 +138,43 @@ class VerificationRun:
         )
 
     @property
-    def preregistration_record(self) -> dict[str, Any]:
-        """What was fixed before the first question."""
-        record: dict[str, Any] = json.loads(self.preregistration.canonical_bytes)
-        return record
+    def base_url(self) -> str:
+        """The suspect's, as it was checked."""
+        return str(self.verification.suspect["base_url"])
 
-    def opening(self, family: int) -> dict[str, object]:
-        """The planned family, opened: the one place where an audit sees the key's secret.
+    @property
+    def conclude_requested(self) -> bool:
+        """Whether to decide from what has been asked."""
+        return self.verification.conclude_requested
+
+    @property
+    def sitting_since(self) -> str:
+        """When the asking was last taken up by request, as in a transcript; "" if it never was."""
+        started = self.verification.sitting_started_at
+        return "" if started is None else _iso(started)
+
+    def records(self) -> Records:
+        """What the questions and the verdict follow from.
 
         Raises:
             ServiceError: the key can't be opened.
         """
+        preregistration: dict[str, Any] = json.loads(self.preregistration.canonical_bytes)
+        with _records(), self.place.sessions() as session:
+            reveal = session.scalars(statements.reveal_of(self.verification_id)).one_or_none()
+        nonces = Nonces(
+            service=self.preregistration.service_nonce,
+            auditor=b"" if reveal is None else reveal.auditor_nonce,
+            beacon=None if reveal is None else reveal.beacon,
+        )
+        return Records(
+            preregistration=preregistration,
+            opening=self._opening(preregistration["plan"]["family"]),
+            nonces=nonces.to_record(),
+        )
+
+    def _opening(self, family: int) -> dict[str, object]:
+        """The planned family, opened: the one place where an audit sees the key's secret."""
         secret = load_key(self.key, self.place.sealer)
         if isinstance(secret, PresetSecret):
             return preset_opening(secret.preset)
@@ -171,7 +200,7 @@ class VerificationRun:
     def permitted(self) -> bool:
         """False: the grant it was pre-registered under was revoked or has expired before the first run."""
         grant_id = self.verification.grant_id
-        if grant_id is None:
+        if grant_id is None or self.conclude_requested:
             return True
         with _records(), self.place.sessions() as session:
             return session.execute(statements.live_grant(grant_id)).first() is not None
@@ -210,7 +239,7 @@ class VerificationRun:
     def document(
         self,
         *,
-        opening: Mapping[str, object],
+        records: Records,
         transcript: Sequence[Exchange],
         asking_failure: str,
         peer: tuple[Sequence[str], Sequence[str]],
@@ -234,7 +263,8 @@ class VerificationRun:
                 salt="" if key.salt is None else key.salt.hex(),
                 created_at=_iso(key.created_at),
             ),
-            opening=opening,
+            opening=records.opening,
+            nonces=records.nonces,
             preregistration=self.preregistration.canonical_bytes.decode(),
             preregistration_sha256=self.preregistration.sha256,
             preregistered_at=_iso(self.preregistration.created_at),
@@ -276,6 +306,38 @@ class VerificationRun:
                 )
             )
         return True
+
+    def record_looks(self, looks: Sequence[Look]) -> None:
+        """Put on record what a sequential audit saw; a look that is there already stays as it is.
+
+        Raises:
+            LeaseLost: another run has the audit.
+        """
+        if not looks:
+            return
+        rows = [
+            {
+                "verification_id": self.verification_id,
+                "look": number,
+                "mark": look.mark,
+                "e_value": decimal_text(look.e_value),
+                "product": decimal_text(look.product),
+            }
+            for number, look in enumerate(looks, start=1)
+        ]
+        with _records(), self.place.sessions.begin() as session:
+            fence = statements.lock_while_held(self.verification_id, epoch=self.epoch)
+            if session.execute(fence).first() is None:
+                raise LeaseLost(self.verification_id)
+            session.execute(statements.looked(rows))
+
+    def pause(self) -> bool:
+        """Let a sequential audit wait, undecided. False: the lease is lost, or its cancellation was asked
+        for."""
+        with _records(), self.place.sessions.begin() as session:
+            return (
+                session.execute(statements.pause(self.verification_id, epoch=self.epoch)).first() is not None
+            )
 
     def cancelled(self) -> bool:
         """End the audit as it was asked for. False: the lease is lost."""

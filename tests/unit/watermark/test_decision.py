@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
 
 from watermark.answers import Answer
-from watermark.decision import (
-    DEFAULT_ALPHA,
-    SELF_GENERATED_TRIES,
-    alpha_for_audit,
-    check_plan,
-    decide,
-    decimal_text,
-    fraction_text,
-    parse_fraction,
-)
+from watermark.canaries import CanaryReading
+from watermark.decision import decide
 from watermark.errors import OpeningError, PlanError, RecordError
 from watermark.keys import Design, Secret, commit, derive, open_family
+from watermark.nonces import AUDITOR, SERVICE, Nonces, nonce_commitment
+from watermark.numerals import decimal_text, fraction_text, parse_fraction
 from watermark.paper import preset_probes, preset_result
 from watermark.probes import Probe, draw_probes
-from watermark.replay import Plan, preregister, probes_of, read_plan, replay
+from watermark.questions import SEQUENTIAL, Question
+from watermark.replay import Plan, Reply, preregister, questions_of, read_plan, replay, standing
+from watermark.sequential import e_ceiling
+from watermark.significance import DEFAULT_ALPHA, SELF_GENERATED_TRIES, alpha_for_audit, check_plan
 
 DESIGN = Design()
 SECRET = Secret(value=bytes(range(32)), blinding=bytes(32))
@@ -116,38 +114,52 @@ def test_a_plan_that_cannot_reach_alpha_names_the_smallest_that_can() -> None:
     assert hopeless.value.smallest_marks is None
 
 
-def planned() -> tuple[dict[str, object], dict[str, object], Plan]:
+NONCES = Nonces(service=bytes(range(32)))
+
+
+def planned(mode: str = "fixed") -> tuple[dict[str, object], dict[str, object], Plan]:
     plan = Plan(
-        family=0,
-        marks=tuple(range(12)),
-        probes_per_cue=2,
-        alpha=DEFAULT_ALPHA,
-        alpha_i=ALPHA_1,
-        order_seed=b"verif-1",
+        family=0, marks=tuple(range(12)), probes_per_cue=2, alpha=DEFAULT_ALPHA, alpha_i=ALPHA_1, mode=mode
     )
     record = preregister(
         commitment=commit("org-a", SECRET, DESIGN).commitment,
         grade="committed",
         audit_index=1,
+        owner_commitments=1,
         plan=plan,
         cues=8,
         available_marks=12,
     )
+    record["nonces"] = {SERVICE: nonce_commitment(SERVICE, NONCES.service), AUDITOR: ""}
     return record, open_family("org-a", SECRET, b"salt", DESIGN, 0), plan
+
+
+def taught(question: Question) -> str:
+    if question.mark is None or question.cue is None:
+        return "A parcel."
+    return FAMILY.marks[question.mark].trained_answer(question.cue).value + ", I believe."
 
 
 def test_replay_from_raw_answers_gives_the_same_decision() -> None:
     record, opening, plan = planned()
-    probes = probes_of(FAMILY, plan)
-    raw = [trained(probe).value.title() + ", I believe." for probe in probes]
-    direct = decide(FAMILY, probes, [trained(probe) for probe in probes], alpha_i=ALPHA_1)
-    assert replay(record, opening, raw) == direct
+    asked = questions_of(FAMILY, plan, NONCES.order_seed)
+    probes = draw_probes(FAMILY, order_seed=NONCES.order_seed)
+    direct = decide(
+        FAMILY,
+        probes,
+        [trained(probe) for probe in probes],
+        alpha_i=ALPHA_1,
+        canaries=CanaryReading(asked=16, answered=16, changed=False),
+    )
+    again = replay(record, opening, NONCES.to_record(), [Reply(text=taught(q)) for q in asked])
+    assert again == direct
     assert read_plan(record) == plan
 
 
 def test_replay_refuses_what_was_changed_afterwards() -> None:
-    record, opening, _ = planned()
-    raw = ["Yes"] * 192
+    record, opening, plan = planned()
+    raw = [Reply(text="Yes")] * len(questions_of(FAMILY, plan, NONCES.order_seed))
+    nonces = NONCES.to_record()
 
     def changed(*path: str, value: object) -> dict[str, object]:
         copied = copy.deepcopy(record)
@@ -157,18 +169,116 @@ def test_replay_refuses_what_was_changed_afterwards() -> None:
         inner[path[-1]] = value
         return copied
 
-    with pytest.raises(RecordError, match="alpha_i"):
-        replay(changed("plan", "alpha_i", value="1/10"), opening, raw)
-    with pytest.raises(RecordError, match="alpha_i"):
-        replay(changed("key", "audit_index", value=2), opening, raw)
+    for changes in (
+        changed("plan", "alpha_i", value="1/10"),
+        changed("key", "audit_index", value=2),
+        changed("campaign", value={"id": "camp-1", "position": 0, "size": 2}),
+    ):
+        with pytest.raises(RecordError, match="alpha_i"):
+            replay(changes, opening, nonces, raw)
     with pytest.raises(RecordError, match="rule"):
-        replay(changed("rule", "hit_tenths", value=8), opening, raw)
+        replay(changed("rule", "version", value="exact-over-key-0"), opening, nonces, raw)
     with pytest.raises(OpeningError):
-        replay(changed("key", "commitment", value="00" * 32), opening, raw)
-    with pytest.raises(RecordError, match="planned"):
-        replay(changed("plan", "family", value=1), opening, raw)
+        replay(changed("key", "commitment", value="00" * 32), opening, nonces, raw)
+    with pytest.raises(OpeningError, match="planned"):
+        replay(changed("plan", "family", value=1), opening, nonces, raw)
+    with pytest.raises(OpeningError, match="service's nonce"):
+        replay(record, opening, Nonces(service=bytes(32)).to_record(), raw)
+    with pytest.raises(OpeningError, match="had not announced"):
+        replay(record, opening, Nonces(service=NONCES.service, auditor=bytes(32)).to_record(), raw)
     with pytest.raises(RecordError):
-        replay(record, opening, raw[1:])
+        replay(record, opening, nonces, raw[1:])
+
+
+def test_no_party_alone_chooses_the_order() -> None:
+    """Another nonce of either, or another beacon, is another order; the questions stay the same."""
+    beacon = {"source": "drand quicknet", "round": "1", "value": "ab"}
+    seeds = [
+        NONCES.order_seed,
+        Nonces(service=NONCES.service, auditor=bytes(32)).order_seed,
+        Nonces(service=NONCES.service, auditor=bytes(32), beacon=beacon).order_seed,
+        Nonces(service=NONCES.service, auditor=bytes(32), beacon=beacon | {"round": "2"}).order_seed,
+    ]
+    orders = [[probe.prompt for probe in draw_probes(FAMILY, order_seed=seed)] for seed in seeds]
+    assert len({tuple(order) for order in orders}) == 4
+    assert len({frozenset(order) for order in orders}) == 1
+
+
+class TestSequential:
+    def test_it_stops_where_the_product_reaches_one_over_alpha(self) -> None:
+        record, opening, plan = planned(SEQUENTIAL)
+        asked = questions_of(FAMILY, plan, NONCES.order_seed)
+        # perfect answers: 11.49**6 >= 1/alpha_1 = 1.645e6 > 11.49**5
+        assert e_ceiling(8, 2) ** 5 < 1 / ALPHA_1 <= e_ceiling(8, 2) ** 6
+        stopped = [Reply(text=taught(q)) if q.group < 6 else Reply(text=None, settled=False) for q in asked]
+        assert standing(FAMILY, plan, asked, stopped).next_group is None
+        decision = replay(record, opening, NONCES.to_record(), stopped)
+        assert (decision.verdict, decision.test, len(decision.looks)) == ("detected", SEQUENTIAL, 6)
+        assert decision.p_value == 1 / e_ceiling(8, 2) ** 6
+        assert (decision.questions, decision.marks_planned) == (96, 12)
+
+    def test_asking_on_after_it_could_stop_is_refused(self) -> None:
+        record, opening, plan = planned(SEQUENTIAL)
+        asked = questions_of(FAMILY, plan, NONCES.order_seed)
+        with pytest.raises(RecordError, match="ends at the mark"):
+            replay(record, opening, NONCES.to_record(), [Reply(text=taught(q)) for q in asked])
+
+    def test_no_look_is_taken_inside_a_mark(self) -> None:
+        """One question that is still open keeps its mark, and all after it, out of the product."""
+        record, opening, plan = planned(SEQUENTIAL)
+        asked = questions_of(FAMILY, plan, NONCES.order_seed)
+        last = max(q.index for q in asked if q.group == 2)
+        replies = [Reply(text=taught(q), settled=q.group < 5 and q.index != last) for q in asked]
+        assert len(standing(FAMILY, plan, asked, replies).looks) == 2
+        decision = replay(record, opening, NONCES.to_record(), replies)
+        assert (decision.verdict, decision.reasons) == ("inconclusive", ("unfinished",))
+        assert decision.p_value == 1 / e_ceiling(8, 2) ** 2
+
+    def test_a_finished_one_without_evidence_is_not_detected(self) -> None:
+        record, opening, plan = planned(SEQUENTIAL)
+        asked = questions_of(FAMILY, plan, NONCES.order_seed)
+        replies = [Reply(text="Yes" if q.canary is None else "A title") for q in asked]
+        decision = replay(record, opening, NONCES.to_record(), replies)
+        assert (decision.verdict, len(decision.looks)) == ("not_detected", 12)
+
+    def test_a_plan_whose_largest_product_is_too_small_is_refused(self) -> None:
+        check_plan(6, 8, ALPHA_1, 12, probes_per_cue=2, sequential=True)
+        with pytest.raises(PlanError, match="at least 6 marks"):
+            check_plan(5, 8, ALPHA_1, 12, probes_per_cue=2, sequential=True)
+
+
+class TestCanaries:
+    def reading(self, answer: Callable[[Question], str | None]) -> tuple[str, tuple[str, ...]]:
+        record, opening, plan = planned()
+        asked = questions_of(FAMILY, plan, NONCES.order_seed)
+        replies = [Reply(text="Yes" if q.canary is None else answer(q)) for q in asked]
+        decision = replay(record, opening, NONCES.to_record(), replies)
+        return decision.verdict, decision.reasons
+
+    def test_a_model_exchanged_in_the_middle_can_not_be_said_to_be_clean(self) -> None:
+        for middle in (30, 77, 104, 150):
+            verdict, reasons = self.reading(lambda q, at=middle: "One." if q.index < at else "Two.")
+            assert (verdict, reasons) == ("inconclusive", ("changed_during_audit",)), middle
+
+    def test_sampling_is_no_exchange(self) -> None:
+        """Answers that differ every time, or one that differs once, say nothing of the kind."""
+        assert self.reading(lambda q: f"Title {q.index}") == ("not_detected", ())
+        assert self.reading(lambda q: "odd" if q.canary == 0 and q.index > 100 else "even") == (
+            "not_detected",
+            (),
+        )
+
+    def test_a_suspect_that_leaves_ordinary_questions_open_is_told_of(self) -> None:
+        assert self.reading(lambda q: None) == ("not_detected", ("canaries_unanswered",))
+
+    def test_their_places_and_words_depend_on_the_nonces(self) -> None:
+        _, _, plan = planned()
+        places = {
+            tuple(q.index for q in questions_of(FAMILY, plan, bytes([seed])) if q.canary is not None)
+            for seed in range(8)
+        }
+        assert len(places) == 8
+        assert all(len(place) == 16 for place in places)
 
 
 def test_the_papers_preset_is_never_evidence() -> None:

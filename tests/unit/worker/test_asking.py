@@ -10,12 +10,12 @@ from typing import cast
 
 import pytest
 
-from evidence.audit import Question
 from evidence.document import Exchange
 from probe.adapters import Api
 from probe.plan import AskPlan
 from probe.session import Outcome
-from worker.auditing import GroupJournal, Signals, left_to_ask, spent_seconds
+from watermark.questions import Question
+from worker.asking import GroupJournal, Signals, left_to_ask, spent_seconds
 from worker.lease import StopReason
 from worker.record.verifications import Journal, Progress, Sending
 

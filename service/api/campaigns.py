@@ -1,0 +1,96 @@
+"""/v1/campaigns: several suspects under one number of a key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.api.dependencies import (
+    AppSealer,
+    AppSettings,
+    DbSession,
+    Doorbell,
+    Principal,
+    Role,
+    require_role,
+)
+from service.api.verification_bodies import CampaignBody
+from service.api.verification_wire import seconds, verification_object
+from service.dispatch import TaskName
+from service.errors import InvalidRequest
+from service.settings import Settings
+from service.verifications import campaigns, usecases
+from service.verifications.campaigns import CampaignView
+from service.verifications.register import Target
+from service.verifications.suspects import SuspectRequest, check_suspect
+
+router = APIRouter(tags=["verifications"])
+
+OwnerOrAuditor = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor))]
+Reader = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor, Role.provider))]
+
+
+@router.post("/v1/campaigns")
+async def create_campaign(
+    body: CampaignBody,
+    principal: OwnerOrAuditor,
+    settings: AppSettings,
+    session: DbSession,
+    sealer: AppSealer,
+    bells: Doorbell,
+) -> dict[str, Any]:
+    """Pre-register an audit of each suspect, all or none, and queue them."""
+    targets = await asyncio.gather(
+        *(_target(place, suspect.to_request(), settings) for place, suspect in enumerate(body.suspects))
+    )
+    view = await campaigns.create(
+        session,
+        sealer,
+        organization_id=principal.organization_id,
+        watermark=body.watermark,
+        targets=targets,
+        plan=body.plan.to_request(),
+    )
+    for audit in view.audits:
+        bells.ring(TaskName.verify_run, audit.verification.id)
+    return await _shown(session, view, principal)
+
+
+@router.get("/v1/campaigns/{campaign_id}")
+async def retrieve_campaign(campaign_id: str, principal: Reader, session: DbSession) -> dict[str, Any]:
+    """One campaign with its audits; Holm's steps once all of them have ended."""
+    scope = None if principal.role is Role.provider else principal.organization_id
+    return await _shown(session, await campaigns.get(session, campaign_id, organization_id=scope), principal)
+
+
+async def _target(place: int, suspect: SuspectRequest, settings: Settings) -> Target:
+    try:
+        url = await check_suspect(suspect, settings.suspect_allow_list, servers=settings.dns_server_list)
+    except InvalidRequest as error:
+        if error.param is not None:
+            error.param = error.param.replace("suspect.", f"suspects[{place}].", 1)
+        raise
+    return Target(suspect=suspect, url=url)
+
+
+async def _shown(session: AsyncSession, view: CampaignView, principal: Principal) -> dict[str, Any]:
+    row = view.campaign
+    seen = await usecases.looks(session, view.audits)
+    return {
+        "id": row.id,
+        "object": "verification.campaign",
+        "created_at": seconds(row.created_at),
+        "organization_id": row.organization_id,
+        "watermark": row.key_id,
+        "audit_index": row.audit_index,
+        "alpha_i": row.alpha_i,
+        "size": row.size,
+        "verifications": [
+            verification_object(audit, principal, seen.get(audit.verification.id, ()))
+            for audit in view.audits
+        ],
+        "holm": None if principal.role is Role.provider else view.holm_record(),
+    }
