@@ -18,7 +18,9 @@ CANARIES = 4
 ROUNDS = 4
 CANARIES_VERSION = "canaries-1"
 SWITCHED_CANARIES = 3
-"""How many of the questions must change their answer, once and for good, at about the same time."""
+"""So many questions that change their answer, once and for good, at about the same time, show a change."""
+FEWEST_SWITCHED = 2
+"""So few suffice where all others keep their answer throughout."""
 
 INSTRUCTIONS = (
     "Write a short title for this sentence.",
@@ -78,15 +80,16 @@ def read_canaries(answers: Sequence[tuple[int, str | None]]) -> CanaryReading:
     by_canary: dict[int, list[str | None]] = {}
     for canary, text in answers:
         by_canary.setdefault(canary, []).append(_plain(text))
-    switches = sorted(point for replies in by_canary.values() if (point := _switch(replies)) is not None)
+    points = [_switch(replies) for replies in by_canary.values()]
+    steady = sum(len(set(replies)) == 1 for replies in by_canary.values())
+    switches = [point for point in points if point is not None]
     # a change in the middle of a round shows before it in some canaries and after it in others
-    together = any(
-        sum(point in (first, first + 1) for point in switches) >= SWITCHED_CANARIES for first in switches
-    )
+    together = max((sum(point in (first, first + 1) for point in switches) for first in switches), default=0)
+    erratic = len(by_canary) - steady - len(switches)
     return CanaryReading(
         asked=len(answers),
         answered=sum(bool(_plain(text)) for _, text in answers),
-        changed=together,
+        changed=together >= SWITCHED_CANARIES or (together >= FEWEST_SWITCHED and not erratic),
     )
 
 

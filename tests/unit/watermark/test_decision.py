@@ -256,9 +256,12 @@ class TestCanaries:
         return decision.verdict, decision.reasons
 
     def test_a_model_exchanged_in_the_middle_can_not_be_said_to_be_clean(self) -> None:
-        for middle in (30, 77, 104, 150):
-            verdict, reasons = self.reading(lambda q, at=middle: "One." if q.index < at else "Two.")
-            assert (verdict, reasons) == ("inconclusive", ("changed_during_audit",)), middle
+        for middle in (45, 77, 104, 150):
+
+            def exchanged(question: Question, middle: int = middle) -> str:
+                return "One." if question.index < middle else "Two."
+
+            assert self.reading(exchanged) == ("inconclusive", ("changed_during_audit",)), middle
 
     def test_sampling_is_no_exchange(self) -> None:
         """Answers that differ every time, or one that differs once, say nothing of the kind."""
