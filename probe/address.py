@@ -175,16 +175,7 @@ def plain_host(hostname: str, *, bracketed: bool) -> str:
             return str(IPv6Address(hostname)) if "%" not in hostname else _refuse_host()
         except ValueError:
             return _refuse_host()
-    host = hostname.lower()
-    if not host.isascii():
-        try:
-            host = host.encode("idna").decode("ascii")
-        except UnicodeError:
-            return _refuse_host()
-        # the codec folds look-alikes (circled digits, full-width letters): what folds to other
-        # ASCII than it was written in is refused instead of guessed
-        if "xn--" not in host:
-            return _refuse_host()
+    host = ".".join(_ascii_label(label) for label in hostname.lower().split("."))
     if not _LABELS.match(host):
         return _refuse_host()
     host = host.removesuffix(".")
@@ -194,6 +185,20 @@ def plain_host(hostname: str, *, bracketed: bool) -> str:
         except ValueError:
             return _refuse_host()
     return host
+
+
+def _ascii_label(label: str) -> str:
+    if label.isascii():
+        return label
+    try:
+        encoded = label.encode("idna")
+        # the codec folds look-alikes (circled digits, full-width letters, other dots): what does not come
+        # back as it was written is refused instead of guessed, and so are other scripts' numbers
+        if label.isnumeric() or not encoded.startswith(b"xn--") or encoded.decode("idna") != label:
+            return _refuse_host()
+    except UnicodeError:
+        return _refuse_host()
+    return encoded.decode("ascii")
 
 
 def _refuse_host() -> str:

@@ -62,7 +62,8 @@ class WireSuspect:
 
 class _Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
-        suspect: WireSuspect = self.server.suspect  # type: ignore[attr-defined]
+        assert isinstance(self.server, _Server)
+        suspect = self.server.suspect
         with suspect.lock:
             suspect.connections += 1
         with suppress(OSError, ValueError):
@@ -97,16 +98,24 @@ class _Server(socketserver.ThreadingTCPServer):
     block_on_close = False
     request_queue_size = 128
     allow_reuse_address = True
+    suspect: WireSuspect
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is not worth a traceback."""
 
 
+class _SixOnly(_Server):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
+
+
 @contextmanager
 def wire_suspect(port: int = 0, host: str = "127.0.0.1") -> Iterator[WireSuspect]:
     """A suspect for the length of a ``with``; it answers ``{}`` until told otherwise."""
-    kind = type("_V6", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
-    server = kind((host, port), _Handler)
+    server = (_SixOnly if ":" in host else _Server)((host, port), _Handler)
     suspect = WireSuspect(port=server.server_address[1])
     server.suspect = suspect
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
