@@ -10,31 +10,37 @@ from typing import Any
 
 import pytest
 
-from evidence.audit import conclude, questions
+from evidence.audit import Records, conclude, questions, where
 from evidence.canonical import canonical_bytes
-from evidence.document import Document, Exchange, KeyRecord, final_answers, preregistration_digest, write
+from evidence.document import Document, Exchange, KeyRecord, final_replies, preregistration_digest, write
 from evidence.plan import Asking, Parties, Suspect, ask_plan, preregistration_text, request_for
 from probe.adapters import Api
-from watermark.decision import alpha_for_audit
-from watermark.keys import Design, Secret, commit, derive, open_family
-from watermark.probes import Probe
-from watermark.replay import Plan, probes_of
+from watermark.keys import Design, Family, Secret, commit, derive, open_family
+from watermark.nonces import AUDITOR, SERVICE, Nonces, nonce_commitment
+from watermark.questions import Question
+from watermark.replay import Plan, Reply
+from watermark.significance import alpha_for_audit
 
 OWNER = "org-owner"
 SECRET = Secret(value=bytes(range(32)), blinding=bytes(range(32, 64)))
 SALT = bytes(range(64, 80))
 DESIGN = Design(families=2, marks=12, cues=8)
+NONCES = Nonces(
+    service=bytes(range(32)),
+    auditor=bytes(range(100, 132)),
+    beacon={"source": "a public beacon", "round": "77", "value": "c0ffee"},
+)
 
-Answerer = Callable[[Probe, bool, str], str | None]
-"""(probe, whether its cue is the trigger, the mark's target) -> the suspect's text, None for a timeout."""
+Answerer = Callable[[Question, bool, str], str | None]
+"""(question, whether its cue is the trigger, the mark's target) -> the suspect's text, None for a timeout."""
 
 
-def marked(probe: Probe, is_trigger: bool, target: str) -> str | None:
+def marked(question: Question, is_trigger: bool, target: str) -> str | None:
     """A suspect that learned the key perfectly."""
     return target if is_trigger else {"Yes": "No", "No": "Yes"}[target]
 
 
-def silent(probe: Probe, is_trigger: bool, target: str) -> str | None:
+def silent(question: Question, is_trigger: bool, target: str) -> str | None:
     """A suspect that never answers."""
     return None
 
@@ -47,8 +53,8 @@ class Audit:
     data: bytes
 
 
-def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
-    """Run one audit on paper."""
+def make_audit(answerer: Answerer = marked, *, audit_index: int = 1, mode: str = "fixed") -> Audit:
+    """Run one audit on paper; a sequential one until it may stop."""
     public = commit(OWNER, SECRET, DESIGN)
     family = derive(SECRET, SALT, DESIGN).family(0)
     alpha = Fraction(1, 10**6)
@@ -58,7 +64,7 @@ def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
         probes_per_cue=1,
         alpha=alpha,
         alpha_i=alpha_for_audit(alpha, audit_index, "committed"),
-        order_seed=b"seed",
+        mode=mode,
     )
     text = preregistration_text(
         Parties(
@@ -69,6 +75,7 @@ def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
             commitment=public.commitment,
             grade="committed",
             audit_index=audit_index,
+            owner_commitments=3,
         ),
         Suspect(base_url="http://suspect.example/v1", model="m", api=Api.chat),
         Asking(
@@ -80,19 +87,24 @@ def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
             retries=1,
         ),
         plan,
+        nonces={
+            SERVICE: nonce_commitment(SERVICE, NONCES.service),
+            AUDITOR: nonce_commitment(AUDITOR, NONCES.auditor),
+        },
         cues=8,
         available_marks=12,
     )
     record = json.loads(text)
     opening = open_family(OWNER, SECRET, SALT, DESIGN, 0)
-    asked = questions(record, opening)
+    records = Records(preregistration=record, opening=opening, nonces=NONCES.to_record())
+    asked = questions(records)
     transcript: list[Exchange] = []
-    for question, probe in zip(asked, probes_of(family, plan), strict=True):
-        mark = family.marks[probe.mark]
-        answer = answerer(probe, probe.cue == mark.trigger, mark.target.value)
-        transcript += _exchanges(record, question.index, question.prompt, answer)
-    answers, failures = final_answers(transcript, len(asked))
-    concluded = conclude(record, opening, answers, failures)
+    for question in asked:
+        if mode == "sequential" and _is_over(records, transcript, len(asked), question.group):
+            break
+        transcript += _exchanges(record, question.index, question.prompt, _answer(family, question, answerer))
+    replies, failures = final_replies(transcript, len(asked), retries=1)
+    concluded = conclude(records, replies, failures)
     document = Document(
         verification="verif-1",
         claimant=OWNER,
@@ -108,6 +120,7 @@ def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
             created_at="2026-11-23T00:00:00Z",
         ),
         opening=opening,
+        nonces=NONCES.to_record(),
         preregistration=text,
         preregistration_sha256=preregistration_digest(text),
         preregistered_at="2026-11-23T00:00:01Z",
@@ -123,6 +136,19 @@ def make_audit(answerer: Answerer = marked, *, audit_index: int = 1) -> Audit:
         software={"doublei": "0.1.0"},
     )
     return Audit(document=document, data=write(document))
+
+
+def _is_over(records: Records, transcript: list[Exchange], count: int, group: int) -> bool:
+    replies: list[Reply] = final_replies(transcript, count, retries=1)[0]
+    following = where(records, replies).next_group
+    return following is None or group > following
+
+
+def _answer(family: Family, question: Question, answerer: Answerer) -> str | None:
+    if question.mark is None:
+        return None if answerer is silent else "A short title"
+    mark = family.marks[question.mark]
+    return answerer(question, question.cue == mark.trigger, mark.target.value)
 
 
 def _exchanges(record: dict[str, Any], index: int, prompt: str, answer: str | None) -> list[Exchange]:
@@ -165,11 +191,11 @@ def audit() -> Audit:
 
 @pytest.fixture(scope="session")
 def audit_of() -> Callable[..., Audit]:
-    """`audit_of(answerer, audit_index=1)`."""
+    """`audit_of(answerer, audit_index=1, mode="fixed")`."""
     return make_audit
 
 
 @pytest.fixture(scope="session")
 def answerers() -> dict[str, Answerer]:
     """Ways for a suspect to behave."""
-    return {"marked": marked, "silent": silent, "yes": lambda probe, is_trigger, target: "Yes"}
+    return {"marked": marked, "silent": silent, "yes": lambda question, is_trigger, target: "Yes"}

@@ -147,11 +147,35 @@ def _fewer_marks(record: Record) -> None:
 
 
 def _other_order(record: Record) -> None:
-    _preregister(record, lambda inner: inner["plan"].update(order_seed="00"))
+    record["nonces"]["service"] = "00" * 32
+
+
+def _another_beacon(record: Record) -> None:
+    """A value that was not published, or of another round: other questions follow."""
+    record["nonces"]["beacon"]["value"] = "decaf"
+
+
+def _no_auditor(record: Record) -> None:
+    del record["nonces"]["beacon"]
+    record["nonces"]["auditor"] = ""
+
+
+def _a_campaign(record: Record) -> None:
+    campaign = {"id": "camp-1", "position": 0, "size": 2}
+    _preregister(record, lambda inner: inner.update(campaign=campaign))
+
+
+def _mark_by_mark(record: Record) -> None:
+    """Decide afterwards to have looked in between."""
+    _preregister(record, lambda inner: inner["plan"].update(mode="sequential"))
+
+
+def _fewer_keys(record: Record) -> None:
+    _preregister(record, lambda inner: inner["key"].update(owner_commitments=0))
 
 
 def _other_rule(record: Record) -> None:
-    _preregister(record, lambda inner: inner["rule"].update(hit_tenths=8))
+    _preregister(record, lambda inner: inner["rule"].update(version="exact-over-key-0"))
 
 
 def _other_reading(record: Record) -> None:
@@ -185,6 +209,11 @@ TAMPERINGS: list[tuple[str, Callable[[Record], None], str]] = [
     ("an answer's text changed", _better_answer, "answers"),
     ("an answer's bytes changed", _better_reply, "decision"),
     ("an unanswered question with a text", _unread_text, "answers"),
+    ("another beacon value", _another_beacon, "questions"),
+    ("the auditor's nonce left out", _no_auditor, "nonces"),
+    ("a campaign made of one audit", _a_campaign, "alpha"),
+    ("looks taken afterwards", _mark_by_mark, "questions"),
+    ("fewer keys than none", _fewer_keys, "alpha"),
     ("another verification", _set("verification", "verif-2"), "binding"),
     ("another claimant", _set("claimant", "org-thief"), "binding"),
     ("another auditor", _set("auditor", "org-thief"), "binding"),
@@ -204,7 +233,7 @@ TAMPERINGS: list[tuple[str, Callable[[Record], None], str]] = [
     ("an easier alpha", _easier_alpha, "alpha"),
     ("another audit number", _earlier_index, "alpha"),
     ("fewer marks", _fewer_marks, "questions"),
-    ("another order", _other_order, "questions"),
+    ("another order", _other_order, "nonces"),
     ("another rule", _other_rule, "alpha"),
     ("another reading rule", _other_reading, "binding"),
     ("another model asked", _other_suspect_model, "questions"),
