@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import demo, evidence, stack
+from cli.commands import audits, demo, evidence, stack
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 stack.register(app)
 demo.register(app)
+audits.register(app)
 app.add_typer(evidence.app, name="evidence")
 
 
