@@ -22,6 +22,7 @@ from service.jobs.cancel import CANCELLED_MESSAGE
 from service.jobs.statements import NOT_RUNNING
 from service.leases import LeasedTable
 from service.settings import load_settings
+from service.trail import usecases as trail
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +116,8 @@ async def _reap(session: AsyncSession, table: LeasedTable) -> None:
             log.warning("reaper.expired", table=table.__tablename__, id=row_id, outcome=message)
             if table is Job:
                 await session.execute(job_statements.event(row_id, str(message), level=level))
+            elif statement is not expired:
+                await session.execute(trail.finished(row_id))
 
 
 async def _waiting(session: AsyncSession, task: TaskName, table: LeasedTable) -> Waiting:

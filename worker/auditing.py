@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 GRANT_ENDED: Mapping[str, str | None] = {
     "code": "grant_ended",
-    "message": "The owner's grant was revoked or expired before the asking began; nothing was sent.",
+    "message": "The owner's grant was revoked or has expired; this run sent nothing.",
     "param": "watermark",
 }
 

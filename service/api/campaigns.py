@@ -10,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.dependencies import (
     AppSealer,
+    AppSessions,
     AppSettings,
     DbSession,
     Doorbell,
     Principal,
     Role,
+    actor_of,
     require_role,
 )
 from service.api.verification_bodies import CampaignBody
@@ -22,10 +24,12 @@ from service.api.verification_wire import seconds, verification_object
 from service.dispatch import TaskName
 from service.errors import InvalidRequest
 from service.settings import Settings
+from service.trail.usecases import Action, KeyEvent, record, verification_event
 from service.verifications import campaigns, usecases
 from service.verifications.campaigns import CampaignView
 from service.verifications.register import Target
 from service.verifications.suspects import SuspectRequest, check_suspect
+from service.watermarks.refusals import noted
 
 router = APIRouter(tags=["verifications"])
 
@@ -38,6 +42,7 @@ async def create_campaign(
     body: CampaignBody,
     principal: OwnerOrAuditor,
     settings: AppSettings,
+    sessions: AppSessions,
     session: DbSession,
     sealer: AppSealer,
     bells: Doorbell,
@@ -46,14 +51,17 @@ async def create_campaign(
     targets = await asyncio.gather(
         *(_target(place, suspect.to_request(), settings) for place, suspect in enumerate(body.suspects))
     )
-    view = await campaigns.create(
-        session,
-        sealer,
-        organization_id=principal.organization_id,
-        watermark=body.watermark,
-        targets=targets,
-        plan=body.plan.to_request(),
-    )
+    hosts = sorted({target.url.host_port for target in targets})
+    async with noted(sessions, actor=actor_of(principal), watermark=body.watermark, suspect_hosts=hosts):
+        view = await campaigns.create(
+            session,
+            sealer,
+            organization_id=principal.organization_id,
+            watermark=body.watermark,
+            targets=targets,
+            plan=body.plan.to_request(),
+        )
+    await _trail(session, view, principal)
     for audit in view.audits:
         bells.ring(TaskName.verify_run, audit.verification.id)
     return await _shown(session, view, principal)
@@ -64,6 +72,23 @@ async def retrieve_campaign(campaign_id: str, principal: Reader, session: DbSess
     """One campaign with its audits; Holm's steps once all of them have ended."""
     scope = None if principal.role is Role.provider else principal.organization_id
     return await _shown(session, await campaigns.get(session, campaign_id, organization_id=scope), principal)
+
+
+async def _trail(session: AsyncSession, view: CampaignView, principal: Principal) -> None:
+    """The campaign's creation and each of its pre-registrations, to the trail of the key's owner."""
+    actor, first = actor_of(principal), view.audits[0]
+    event = KeyEvent(
+        action=Action.campaign_created,
+        owner_id=usecases.preregistration_record(first)["claimant"],
+        actor=actor,
+        watermark=view.campaign.key_id,
+        grant_id=first.verification.grant_id,
+        detail={"campaign": view.campaign.id, "suspects": view.campaign.size},
+    )
+    await record(session, event)
+    for audit in view.audits:
+        detail = {"audit_index": view.campaign.audit_index, "campaign": view.campaign.id}
+        await session.execute(verification_event(audit.verification.id, Action.preregistered, actor, detail))
 
 
 async def _target(place: int, suspect: SuspectRequest, settings: Settings) -> Target:

@@ -20,12 +20,14 @@ from service.errors import Forbidden
 from service.sealing import Sealer
 from service.settings import Settings
 from service.storage import Storage
+from service.trail.usecases import Actor
 
 if TYPE_CHECKING:
     from service.dispatch import Dispatcher, TaskName
 
 __all__ = [
     "AppSealer",
+    "AppSessions",
     "AppSettings",
     "AppStorage",
     "Bells",
@@ -34,6 +36,7 @@ __all__ = [
     "Doorbell",
     "Principal",
     "Role",
+    "actor_of",
     "authenticate",
     "bells",
     "require_role",
@@ -104,6 +107,15 @@ async def authenticate(request: Request) -> Principal:
     return principal
 
 
+def actor_of(principal: Principal) -> Actor:
+    """The caller, as the audit trail names it."""
+    return Actor(organization_id=principal.organization_id, key_id=principal.key_id)
+
+
+def _sessions(request: Request) -> async_sessionmaker[AsyncSession]:
+    return cast("async_sessionmaker[AsyncSession]", request.app.state.sessionmaker)
+
+
 def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
@@ -120,6 +132,8 @@ CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
 DbSession = Annotated[AsyncSession, Depends(session, scope="function")]
 Doorbell = Annotated[Bells, Depends(bells)]
 AppSettings = Annotated[Settings, Depends(_settings)]
+AppSessions = Annotated[async_sessionmaker[AsyncSession], Depends(_sessions)]
+"""For what must be written whether or not the request succeeds; everything else uses `DbSession`."""
 AppStorage = Annotated[Storage, Depends(_storage)]
 AppSealer = Annotated[Sealer, Depends(_sealer)]
 

@@ -11,11 +11,13 @@ from starlette.responses import HTMLResponse, Response
 
 from service.api.dependencies import (
     AppSealer,
+    AppSessions,
     AppSettings,
     DbSession,
     Doorbell,
     Principal,
     Role,
+    actor_of,
     require_role,
 )
 from service.api.pagination import DEFAULT_LIMIT, After, Limit
@@ -23,11 +25,13 @@ from service.api.pagination import page as list_object
 from service.api.verification_bodies import NonceBody, VerifyBody
 from service.api.verification_wire import verification_object
 from service.dispatch import TaskName
+from service.trail.usecases import Action, provider_read, verification_event
 from service.verifications import usecases
 from service.verifications.register import Target, next_audit, register
 from service.verifications.report import render, render_pdf
 from service.verifications.suspects import check_suspect
 from service.verifications.usecases import Audit
+from service.watermarks.refusals import noted
 
 router = APIRouter(tags=["verifications"])
 
@@ -52,6 +56,7 @@ async def verify(
     body: VerifyBody,
     principal: OwnerOrAuditor,
     settings: AppSettings,
+    sessions: AppSessions,
     session: DbSession,
     sealer: AppSealer,
     bells: Doorbell,
@@ -59,15 +64,19 @@ async def verify(
     """Pre-register an audit and queue it. Needs the key's owner, or the owner's grant."""
     suspect = body.suspect.to_request()
     url = await check_suspect(suspect, settings.suspect_allow_list, servers=settings.dns_server_list)
-    audit = await next_audit(session, body.watermark, organization_id=principal.organization_id)
-    verification, preregistration = await register(
-        session,
-        sealer,
-        audit,
-        Target(suspect=suspect, url=url),
-        body.plan.to_request(),
-        auditor_commitment=body.auditor_nonce_commitment or "",
-    )
+    actor = actor_of(principal)
+    async with noted(sessions, actor=actor, watermark=body.watermark, suspect_hosts=[url.host_port]):
+        audit = await next_audit(session, body.watermark, organization_id=principal.organization_id)
+        verification, preregistration = await register(
+            session,
+            sealer,
+            audit,
+            Target(suspect=suspect, url=url),
+            body.plan.to_request(),
+            auditor_commitment=body.auditor_nonce_commitment or "",
+        )
+    registered = {"audit_index": preregistration.audit_index}
+    await session.execute(verification_event(verification.id, Action.preregistered, actor, registered))
     if body.auditor_nonce_commitment is None:
         bells.ring(TaskName.verify_run, verification.id)
     return verification_object(
@@ -93,8 +102,10 @@ async def list_verifications(
 async def retrieve_verification(
     verification_id: str, principal: Reader, session: DbSession
 ) -> dict[str, Any]:
-    """One verification."""
+    """One verification. The owner's trail says that the provider's operator looked."""
     audit = await usecases.get(session, verification_id, organization_id=_scope(principal))
+    if principal.role is Role.provider:
+        await session.execute(provider_read(verification_id, actor_of(principal)))
     return await _shown(session, audit, principal)
 
 
@@ -102,7 +113,7 @@ async def retrieve_verification(
 async def cancel_verification(verification_id: str, principal: Reader, session: DbSession) -> dict[str, Any]:
     """Stop an audit that has not ended. Its number stays spent."""
     audit = await usecases.get(session, verification_id, organization_id=_scope(principal))
-    await usecases.cancel(session, audit.verification)
+    await usecases.cancel(session, audit.verification, actor_of(principal))
     return await _shown(session, audit, principal)
 
 
@@ -114,6 +125,7 @@ async def show_nonce(
     audit = await usecases.get_asked(session, verification_id, organization_id=principal.organization_id)
     beacon = None if body.beacon is None else body.beacon.model_dump()
     await usecases.show_nonce(session, audit, bytes.fromhex(body.nonce), beacon)
+    await session.execute(verification_event(verification_id, Action.nonce_revealed, actor_of(principal)))
     bells.ring(TaskName.verify_run, verification_id)
     return await _shown(session, audit, principal)
 
@@ -125,6 +137,7 @@ async def continue_verification(
     """Take a paused audit up where it stopped. What was sent is not sent again."""
     audit = await usecases.get_asked(session, verification_id, organization_id=principal.organization_id)
     await usecases.take_up(session, audit.verification, conclude=False)
+    await session.execute(verification_event(verification_id, Action.continued, actor_of(principal)))
     bells.ring(TaskName.verify_run, verification_id)
     return await _shown(session, audit, principal)
 
@@ -136,6 +149,7 @@ async def conclude_verification(
     """End a paused audit as it is, with evidence of what was asked."""
     audit = await usecases.get_asked(session, verification_id, organization_id=principal.organization_id)
     await usecases.take_up(session, audit.verification, conclude=True)
+    await session.execute(verification_event(verification_id, Action.concluded, actor_of(principal)))
     bells.ring(TaskName.verify_run, verification_id)
     return await _shown(session, audit, principal)
 
@@ -145,6 +159,7 @@ async def download_evidence(verification_id: str, principal: OwnerOrAuditor, ses
     """The exact bytes; `doublei evidence check FILE` re-decides from them alone."""
     audit = await usecases.get(session, verification_id, organization_id=principal.organization_id)
     evidence = await usecases.evidence(session, audit)
+    await session.execute(verification_event(verification_id, Action.evidence_read, actor_of(principal)))
     return Response(
         evidence.canonical_bytes,
         media_type="application/json",
@@ -162,6 +177,7 @@ async def show_report(verification_id: str, principal: OwnerOrAuditor, session: 
     audit = await usecases.get(session, verification_id, organization_id=principal.organization_id)
     evidence = await usecases.evidence(session, audit)
     left = await usecases.families_left(session, audit)
+    await session.execute(verification_event(verification_id, Action.report_read, actor_of(principal)))
     page = await asyncio.to_thread(
         render, evidence.canonical_bytes, sha256=evidence.sha256, families_left=left
     )
@@ -174,6 +190,7 @@ async def download_report(verification_id: str, principal: OwnerOrAuditor, sessi
     audit = await usecases.get(session, verification_id, organization_id=principal.organization_id)
     evidence = await usecases.evidence(session, audit)
     left = await usecases.families_left(session, audit)
+    await session.execute(verification_event(verification_id, Action.report_read, actor_of(principal)))
     document = await asyncio.to_thread(
         render_pdf, evidence.canonical_bytes, sha256=evidence.sha256, families_left=left
     )

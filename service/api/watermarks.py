@@ -14,12 +14,12 @@ from service.api.dependencies import (
     DbSession,
     Principal,
     Role,
+    actor_of,
     require_role,
 )
 from service.api.pagination import After, Limit, page
 from service.db.models import Grant, WatermarkKey
 from service.errors import InvalidRequest
-from service.trail.usecases import Actor
 from service.watermarks import statements, usecases
 from service.watermarks.secrets import SEED_BYTES, ChosenSecret, DrawnSecret, KeySecret, PresetSecret
 from watermark.errors import DesignError, MarksError
@@ -116,7 +116,7 @@ async def create(body: Create, principal: Owner, session: DbSession, sealer: App
         session,
         sealer,
         secret,
-        actor=_actor(principal),
+        actor=actor_of(principal),
         name=body.name,
         origin=origin,
         grade=grade,
@@ -145,7 +145,7 @@ async def get_key(key_id: str, principal: CurrentPrincipal, session: DbSession) 
 @router.delete("/{key_id}")
 async def delete_key(key_id: str, principal: CurrentPrincipal, session: DbSession) -> dict[str, Any]:
     """Destroy the secret. Evidence made with it stays."""
-    await usecases.delete(session, key_id, actor=_actor(principal))
+    await usecases.delete(session, key_id, actor=actor_of(principal))
     return {"id": key_id, "object": "watermark", "deleted": True}
 
 
@@ -157,7 +157,7 @@ async def create_grant(
     row = await usecases.grant(
         session,
         key_id,
-        actor=_actor(principal),
+        actor=actor_of(principal),
         auditor_id=body.auditor,
         suspect_hosts=body.suspect_hosts,
         probe_budget=body.probe_budget,
@@ -182,12 +182,8 @@ async def revoke_grant(
     key_id: str, grant_id: str, principal: CurrentPrincipal, session: DbSession
 ) -> dict[str, Any]:
     """End a grant now."""
-    await usecases.revoke(session, key_id, grant_id, actor=_actor(principal))
+    await usecases.revoke(session, key_id, grant_id, actor=actor_of(principal))
     return {"id": grant_id, "object": "watermark.grant", "deleted": True}
-
-
-def _actor(principal: Principal) -> Actor:
-    return Actor(organization_id=principal.organization_id, key_id=principal.key_id)
 
 
 def _hex(value: SecretStr | None, field: str) -> bytes | None:

@@ -19,6 +19,7 @@ from service.verifications import statements
 from service.verifications.lifecycle import VerificationStatus
 from service.verifications.plans import PlanRequest, Shape, asking_of, plan_of, question_count
 from service.verifications.suspects import CREDENTIAL_PURPOSE, SuspectRequest
+from service.watermarks.refusals import GrantDoesNotCover
 from watermark.errors import PlanError
 from watermark.nonces import AUDITOR, NONCE_BYTES, SERVICE, nonce_commitment
 from watermark.replay import Plan
@@ -174,10 +175,10 @@ async def _reserve(session: AsyncSession, audit: NextAudit, url: SuspectUrl, cou
     )
     grant_id: str | None = reserved.scalar_one_or_none()
     if grant_id is None:
-        raise NotFound(
+        raise GrantDoesNotCover(
             f"No live grant of yours for {key.id} covers {count} questions to {url.host_port}.",
-            param="watermark",
-            code="grant_not_found",
+            host_port=url.host_port,
+            questions=count,
         )
     return grant_id
 

@@ -201,11 +201,6 @@ def live_grant(grant_id: str) -> Select[str]:
     return select(Grant.id).where(Grant.id == grant_id, watermark_statements.is_live())
 
 
-def revoked_grant(grant_id: str) -> Select[str]:
-    """Returns (id) if the owner took the grant back."""
-    return select(Grant.id).where(Grant.id == grant_id, Grant.revoked_at.is_not(None))
-
-
 def drop_credential(verification_id: str) -> Update:
     """Forget the suspect's credential of a verification that has ended."""
     return (

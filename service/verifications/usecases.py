@@ -20,6 +20,7 @@ from service.db.models import (
     WatermarkKey,
 )
 from service.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from service.trail.usecases import Action, Actor, finished, verification_event
 from service.verifications import statements
 from service.verifications.lifecycle import TERMINAL, VerificationStatus
 from service.verifications.plans import Shape
@@ -205,18 +206,22 @@ async def looks(session: AsyncSession, audits: Sequence[Audit]) -> dict[str, lis
     return seen
 
 
-async def cancel(session: AsyncSession, verification: Verification) -> Verification:
+async def cancel(session: AsyncSession, verification: Verification, actor: Actor) -> Verification:
     """Cancel or ask for it; asking twice is asking once. The audit's number stays spent.
 
     Raises:
         VerificationHasEnded: there is nothing left to cancel.
     """
+    asked_for = verification_event(verification.id, Action.cancelled, actor)
     # A queued one may be claimed and a running one queued again between the two statements, hence twice.
     for _ in range(2):
         if (await session.execute(statements.cancel_waiting(verification.id))).first() is not None:
             await session.execute(statements.drop_credential(verification.id))
+            await session.execute(asked_for)
+            await session.execute(finished(verification.id))
             break
         if (await session.execute(leases.request_cancel(Verification, verification.id))).first() is not None:
+            await session.execute(asked_for)
             break
     await session.refresh(verification)
     if VerificationStatus(verification.status) in TERMINAL - {VerificationStatus.cancelled}:

@@ -17,10 +17,9 @@ class GrantDoesNotCover(NotFound):
 
     code = "grant_not_found"
 
-    def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, questions: int | None = None
-    ) -> None:
-        super().__init__(message, param=param, code=code)
+    def __init__(self, message: str, *, host_port: str, questions: int) -> None:
+        super().__init__(message, param="watermark")
+        self.host_port = host_port
         self.questions = questions
 
 
@@ -37,7 +36,9 @@ async def noted(
     try:
         yield
     except NotFound as refusal:
-        questions = refusal.questions if isinstance(refusal, GrantDoesNotCover) else None
+        questions = None
+        if isinstance(refusal, GrantDoesNotCover):
+            suspect_hosts, questions = [refusal.host_port], refusal.questions
         for event in await _events(sessions, actor, watermark, suspect_hosts, questions):
             await record_apart(sessions, event)
         raise

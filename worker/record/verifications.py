@@ -22,6 +22,7 @@ from probe.credential import Credential
 from probe.session import Outcome
 from service.db.faults import is_temporary
 from service.db.models import Preregistration, ProbeAnswer, ProbeSent, Verification, WatermarkKey
+from service.trail.usecases import finished
 from service.verifications import statements
 from service.verifications.lifecycle import VerificationStatus
 from service.verifications.suspects import CREDENTIAL_PURPOSE
@@ -198,7 +199,7 @@ class VerificationRun:
         return Credential(opened.decode("ascii"))
 
     def permitted(self) -> bool:
-        """False: the grant it was pre-registered under was revoked or has expired before the first run."""
+        """False: the grant it was pre-registered under was revoked or has expired."""
         grant_id = self.verification.grant_id
         if grant_id is None or self.conclude_requested:
             return True
@@ -206,7 +207,7 @@ class VerificationRun:
             return session.execute(statements.live_grant(grant_id)).first() is not None
 
     def beat(self) -> Beat:
-        """Extend the lease. A grant taken back meanwhile is a cancellation."""
+        """Extend the lease. A grant that has ended meanwhile, taken back or expired, is a cancellation."""
         with self.place.sessions.begin() as session:
             row = session.execute(
                 statements.heartbeat(
@@ -215,11 +216,9 @@ class VerificationRun:
                     lease_seconds=self.place.settings.lease_seconds,
                 )
             ).first()
-            grant_id = self.verification.grant_id
-            revoked = grant_id is not None and session.execute(statements.revoked_grant(grant_id)).first()
         if row is None:
             return Beat.lost
-        return Beat.cancel_requested if row.cancel_requested or revoked else Beat.kept
+        return Beat.kept if self.permitted() and not row.cancel_requested else Beat.cancel_requested
 
     def transcript(self) -> tuple[Exchange, ...]:
         """All that was sent so far, by this run and earlier ones, in the order of sending."""
@@ -305,6 +304,7 @@ class VerificationRun:
                     }
                 )
             )
+            session.execute(finished(self.verification_id))
         return True
 
     def record_looks(self, looks: Sequence[Look]) -> None:
@@ -335,9 +335,10 @@ class VerificationRun:
         """Let a sequential audit wait, undecided. False: the lease is lost, or its cancellation was asked
         for."""
         with _records(), self.place.sessions.begin() as session:
-            return (
-                session.execute(statements.pause(self.verification_id, epoch=self.epoch)).first() is not None
-            )
+            paused = session.execute(statements.pause(self.verification_id, epoch=self.epoch)).first()
+            if paused is not None:
+                session.execute(finished(self.verification_id))
+            return paused is not None
 
     def cancelled(self) -> bool:
         """End the audit as it was asked for. False: the lease is lost."""
@@ -358,7 +359,10 @@ class VerificationRun:
     def _end(self, status: VerificationStatus, **values: Any) -> bool:
         with _records(), self.place.sessions.begin() as session:
             finish = statements.finish(self.verification_id, epoch=self.epoch, status=status, values=values)
-            return session.execute(finish).first() is not None
+            ended = session.execute(finish).first()
+            if ended is not None:
+                session.execute(finished(self.verification_id))
+            return ended is not None
 
 
 @contextmanager
