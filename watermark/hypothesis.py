@@ -11,8 +11,9 @@ distribution is the convolution of the marks' score lists, counted in integers o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from math import prod
 
 from watermark.score import Choice, CueCounts, scores
 
@@ -30,17 +31,22 @@ def p_value(counts: Sequence[Sequence[CueCounts]], truth: Sequence[Choice]) -> F
 
 
 def upper_tail(lists: Sequence[Sequence[int]], observed: int) -> Fraction:
-    """P(sum of one uniform pick from each list >= observed), exactly."""
-    ways: Mapping[int, int] = {0: 1}
-    total = 1
+    """P(sum of one uniform pick from each list >= observed), exactly.
+
+    The counts of all sums are the digits of one large integer, wide enough that none can overflow into the
+    next: a shift and an addition then move a whole distribution.
+    """
+    total = prod(len(values) for values in lists)
+    width = total.bit_length() + 1
+    ways, lowest = 1, 0
     for values in lists:
-        steps = Counter(values)
-        merged: Counter[int] = Counter()
-        for have, count in ways.items():
-            for value, times in steps.items():
-                merged[have + value] += count * times
-        ways, total = merged, total * len(values)
-    return Fraction(sum(count for have, count in ways.items() if have >= observed), total)
+        least = min(values)
+        steps = Counter(value - least for value in values)
+        ways = sum((ways << width * step) * times for step, times in steps.items())
+        lowest += least
+    tail = ways >> width * max(0, observed - lowest)
+    # The sum of the digits of a number in base B is its remainder modulo B - 1, if it is less than that.
+    return Fraction(tail % ((1 << width) - 1), total)
 
 
 def differential_other(counts: Sequence[Sequence[CueCounts]], triggers: Sequence[int]) -> Fraction:
