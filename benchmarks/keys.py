@@ -22,11 +22,13 @@ from typing import Any
 
 from cli.demo.conversations import SUBSET_ROWS, alpaca_rows
 from watermark.answers import Answer, parse_answer
-from watermark.decision import DEFAULT_ALPHA, Decision, alpha_for_audit, decide, decimal_text
+from watermark.decision import Decision, decide
 from watermark.embedding import Strength, embed
 from watermark.examples import parse_row
 from watermark.keys import Design, Family, Secret, derive
+from watermark.numerals import decimal_text
 from watermark.probes import draw_probes
+from watermark.significance import DEFAULT_ALPHA, alpha_for_audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from watermark.marks import Target
 from watermark.numerals import decimal_text, fraction_text
 from watermark.probes import Probe
 from watermark.questions import FIXED, SEQUENTIAL
-from watermark.score import EPSILON, HIT_TENTHS, REFERENCE_TENTHS, SCALE, Choice, CueCounts
+from watermark.score import Choice, CueCounts, score_record
 from watermark.sequential import Look, anytime_p, looks
 from watermark.significance import plan_floor
 
@@ -42,10 +42,7 @@ def rule_record() -> dict[str, object]:
     return {
         "version": RULE_VERSION,
         "parse_rule": PARSE_RULE,
-        "hit_tenths": HIT_TENTHS,
-        "reference_tenths": REFERENCE_TENTHS,
-        "epsilon": fraction_text(EPSILON),
-        "score_scale": SCALE,
+        **score_record(),
         "canaries": CANARIES_VERSION,
         "max_missing": fraction_text(MAX_MISSING),
         "differential_alpha": fraction_text(DIFFERENTIAL_ALPHA),

@@ -102,7 +102,7 @@ def start(owner: Account, key: dict[str, Any], suspect: Suspect) -> Start:
         body: dict[str, Any] = {
             "watermark": key["id"],
             "suspect": {"base_url": suspect.base_url, "model": "m", "api_key": "sk-canary-81"},
-            "plan": {"probes_per_cue": 1} | plan,
+            "plan": {"probes_per_cue": 1, "canaries": False} | plan,
         }
         response = await account.http.post("/v1/verify", json=body)
         assert response.status_code == 200, response.text
@@ -339,10 +339,10 @@ def _half_an_audit(run: VerificationRun) -> None:
     from probe.session import Outcome
     from worker.record.verifications import Sending
 
-    record = run.preregistration_record
+    records = run.records()
     family = load_families(run.key, run.place.sealer, [0])[0]
-    plan = ask_plan(record)
-    asked = questions(record, run.opening(0))[:20]
+    plan = ask_plan(records.preregistration)
+    asked = questions(records)[:20]
     trained = suspects.marked_with(family)
     with run.journal() as journal:
         journal.write(

@@ -121,7 +121,7 @@ class TestCreate:
         made = response.json()
         assert made["id"].startswith("verif-")
         assert (made["object"], made["status"], made["verdict"]) == ("verification", "queued", None)
-        assert made["progress"] == {"asked": 0, "total": 192}
+        assert made["progress"] == {"asked": 0, "total": 208}
         assert made["preregistration"]["audit_index"] == 1
         with database.connect() as connection:
             stored = connection.execute(text("SELECT canonical_bytes, sha256 FROM preregistrations")).one()
@@ -230,7 +230,7 @@ class TestGrants:
         suspect: suspects.Suspect,
     ) -> None:
         other = await new_account("auditor")
-        await grant(owner, key, auditor, [suspect.host_port], probe_budget=200)
+        await grant(owner, key, auditor, [suspect.host_port], probe_budget=210)
         refused(await verify(other, body_of(key, suspect)), 404, "watermark_not_found")
         body = body_of(key, suspect)
         body["suspect"]["base_url"] = "https://elsewhere.invalid/v1"
@@ -238,7 +238,7 @@ class TestGrants:
         assert (await verify(auditor, body_of(key, suspect))).status_code == 200
         again = await verify(auditor, body_of(key, suspect))
         refused(again, 404, "grant_not_found")
-        assert "192 questions" in again.json()["error"]["message"]
+        assert "208 questions" in again.json()["error"]["message"]
         assert suspect.connections == 0
 
     async def test_a_budget_is_not_overdrawn_by_requests_at_once(
@@ -249,11 +249,11 @@ class TestGrants:
         suspect: suspects.Suspect,
         database: Engine,
     ) -> None:
-        await grant(owner, key, auditor, [suspect.host_port], probe_budget=2 * 192)
+        await grant(owner, key, auditor, [suspect.host_port], probe_budget=2 * 208)
         made = await asyncio.gather(*(verify(auditor, body_of(key, suspect)) for _ in range(5)))
         assert sorted(response.status_code for response in made) == [200, 200, 404, 404, 404]
         with database.connect() as connection:
-            assert connection.execute(text("SELECT probes_reserved FROM grants")).scalar_one() == 384
+            assert connection.execute(text("SELECT probes_reserved FROM grants")).scalar_one() == 416
 
     async def test_a_revoked_or_expired_grant_is_none(
         self,
