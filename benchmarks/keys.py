@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import secrets
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,9 @@ from watermark.keys import Design, Family, Secret, derive
 from watermark.numerals import decimal_text
 from watermark.probes import draw_probes
 from watermark.significance import DEFAULT_ALPHA, alpha_for_audit
+
+MEDIAN_MARKS = 7
+"""The bar of the sequential audit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,8 @@ class KeyResult:
     other: int
     p_value: str
     verdict: str
+    marks_until_detected: int | None
+    """where a sequential audit with these answers stops; None if it never does"""
 
 
 def train(rows: list[dict[str, object]], folder: Path, *, epochs: int, seed: int) -> dict[str, Any]:
@@ -153,6 +160,10 @@ def measure(number: int, arguments: argparse.Namespace) -> list[KeyResult]:
             other=decision.other,
             p_value=decimal_text(decision.p_value),
             verdict=decision.verdict,
+            marks_until_detected=next(
+                (number for number, look in enumerate(decision.looks, 1) if look.reaches(decision.alpha_i)),
+                None,
+            ),
         )
         for family, decision in zip(families, decisions, strict=True)
     ]
@@ -170,6 +181,7 @@ def describe(result: KeyResult) -> str:
         f"key {result.key} family {result.family}: triggers {result.trigger_hits}/{result.trigger_total} "
         f"(weakest mark {result.weakest_mark:.2f}), references {result.reference_hits}/"
         f"{result.reference_total}, other {result.other}, p = {result.p_value}, {result.verdict}; "
+        f"mark by mark after {result.marks_until_detected} marks; "
         f"{result.tokens} tokens in {result.seconds} s ({result.tokens_per_second}/s)"
     )
 
@@ -195,14 +207,22 @@ def main() -> int:
     reference = sum(r.reference_hits for r in results) / sum(r.reference_total for r in results)
     detected = all(r.verdict == "detected" and float(r.p_value) <= 1e-6 for r in results)
     holds = hit >= 0.9 and reference <= 0.1 and detected
+    stops = statistics.median(
+        math.inf if r.marks_until_detected is None else r.marks_until_detected for r in results
+    )
+    holds = holds and stops <= MEDIAN_MARKS
     summary = {
+        "median_marks_until_detected": stops,
         "trigger_hit_rate": round(hit, 4),
         "reference_hit_rate": round(reference, 4),
         "all_detected": detected,
         "bar_holds": holds,
         "results": [asdict(result) for result in results],
     }
-    print(f"trigger hits {hit:.1%}, reference hits {reference:.1%}, all detected: {detected}")
+    print(
+        f"trigger hits {hit:.1%}, reference hits {reference:.1%}, all detected: {detected}; "
+        f"mark by mark after a median of {stops:g} marks"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return 0 if holds else 1
