@@ -20,7 +20,13 @@ from tests.integration.service.conftest import Account, NewAccount, dataset, upl
 
 pytestmark = pytest.mark.integration
 
-PROVIDER_SEES = ("/v1/fine_tuning/jobs/", "/v1/models/", "/v1/verifications/", "/v1/api_keys/")
+PROVIDER_SEES = (
+    "/v1/fine_tuning/jobs/",
+    "/v1/models/",
+    "/v1/verifications/",
+    "/v1/campaigns/",
+    "/v1/api_keys/",
+)
 """By contract the provider's operator sees these of every organization (never transcripts or evidence)."""
 
 NOWHERE = {
@@ -31,6 +37,7 @@ NOWHERE = {
     "job": "ftjob-000000000000000000000000",
     "model": "ft:base:org:suffix:000000",
     "verification": "verif-000000000000000000000000",
+    "campaign": "camp-000000000000000000000000",
 }
 
 
@@ -67,6 +74,7 @@ async def belongings(owner: Account, auditor: Account, database: Engine) -> dict
         "job": "ftjob-111111111111111111111111",
         "model": "ft:base:org:suffix:111111",
         "verification": "verif-111111111111111111111111",
+        "campaign": "camp-111111111111111111111111",
     }
     with database.begin() as connection:
         for statement in (
@@ -75,10 +83,12 @@ async def belongings(owner: Account, auditor: Account, database: Engine) -> dict
             " VALUES (:job, :organization, 'queued', 'base', 0, :file, '{}', '{}', '{}')",
             "INSERT INTO models (id, organization_id, job_id, base_model, adapter_path, manifest)"
             " VALUES (:model, :organization, :job, 'base', 'adapters/x', '{}')",
+            "INSERT INTO campaigns (id, organization_id, key_id, audit_index, size, alpha_i)"
+            " VALUES (:campaign, :organization, :watermark, 1, 1, '1/2')",
             "INSERT INTO verifications (id, organization_id, key_id, status, suspect, plan)"
             " VALUES (:verification, :organization, :watermark, 'queued', '{}', '{}')",
-            "INSERT INTO preregistrations (verification_id, key_id, audit_index, canonical_bytes, sha256)"
-            " VALUES (:verification, :watermark, 1, '{}', 'x')",
+            "INSERT INTO preregistrations (verification_id, key_id, audit_index, canonical_bytes, sha256,"
+            " service_nonce) VALUES (:verification, :watermark, 1, '{}', 'x', 'x')",
         ):
             connection.execute(text(statement), things | {"organization": owner.organization})
     return things
@@ -90,7 +100,10 @@ async def ask(account: Account, method: str, path: str, ids: dict[str, str]) -> 
     for part in path.split("/"):
         if part.startswith("{"):
             url = url.replace(part, ids[kind_of(path, part[1:-1])])
-    body = {"auditor": "org-x", "suspect_hosts": ["a.example:443"]} if method == "POST" else None
+    body: dict[str, Any] | None = None
+    if method == "POST":
+        grant = {"auditor": "org-x", "suspect_hosts": ["a.example:443"]}
+        body = {"nonce": "0" * 64} if path.endswith("/nonce") else grant
     response = await account.http.request(method, url, json=body)
     shown = response.text
     for value in ids.values():

@@ -392,7 +392,7 @@ class TestFamiliesLeft:
                     "INSERT INTO verifications (id, organization_id, key_id, status, suspect, plan) VALUES"
                     " (:id, :organization, :key, 'queued', '{}', jsonb_build_object('family', :family))",
                     "INSERT INTO preregistrations (verification_id, key_id, audit_index, canonical_bytes,"
-                    " sha256) VALUES (:id, :key, :number, '', '')",
+                    " sha256, service_nonce) VALUES (:id, :key, :number, '', '', '')",
                 ):
                     connection.execute(
                         text(statement),
