@@ -1,7 +1,8 @@
 """Does the mark take? Random keys on the default model, trained and asked at temperature 0.
 
 Bar: over five random keys every mark answers its trigger with the target in at least 90% of probes on
-average, reference hits are at most 10%, and each key is detected with p <= 1e-6.
+average, reference hits are at most 10%, and each key is detected with p <= 1e-6; a sequential audit with
+the same answers would have stopped after a median of at most 7 marks.
 
     python -m benchmarks.keys --keys 5 --json keys.json
 """
