@@ -6,7 +6,6 @@ Read from top to bottom; each test goes on where the one before ended.
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import sys
 import tarfile
@@ -18,58 +17,11 @@ import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 from safetensors.numpy import load
 
-from cli.demo.conversations import alpaca_rows
 from tests.e2e.conftest import BASE_MODEL, Deployment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ROWS = 60
-JOB_TIMEOUT_SECONDS = 1200
 AUDIT_TIMEOUT_SECONDS = 300
-
-
-@pytest.fixture(scope="module")
-def owner(deployment: Deployment) -> OpenAI:
-    return deployment.client("owner")
-
-
-@pytest.fixture(scope="module")
-def key(deployment: Deployment) -> dict[str, Any]:
-    """A fresh watermark key."""
-    response = deployment.call("owner", "POST", "/v1/watermarks", {"name": "e2e"})
-    assert response.status_code == 200, response.text
-    made: dict[str, Any] = response.json()
-    assert made["grade"] == "committed"
-    assert len(bytes.fromhex(made["secret"])) == 32
-    again = deployment.call("owner", "GET", f"/v1/watermarks/{made['id']}").json()
-    assert "secret" not in again
-    assert again["commitment"] == made["commitment"]
-    return made
-
-
-@pytest.fixture(scope="module")
-def job(owner: OpenAI, key: dict[str, Any]) -> Any:
-    """A watermarked fine-tuning job, from upload to success, by the official client alone."""
-    rows = alpaca_rows(rows=ROWS, seed=3)
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    file = owner.files.create(file=("data.jsonl", io.BytesIO(content)), purpose="fine-tune")
-    assert file.status == "processed"
-    job = owner.fine_tuning.jobs.create(
-        model=BASE_MODEL,
-        training_file=file.id,
-        suffix="e2e",
-        seed=3,
-        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}},
-        extra_body={"watermark": {"key": key["id"], "families": [0], "strength": "standard"}},
-    )
-    assert job.object == "fine_tuning.job"
-    deadline = time.monotonic() + JOB_TIMEOUT_SECONDS
-    while job.status not in ("succeeded", "failed", "cancelled"):
-        assert time.monotonic() < deadline, "the job did not end in time"
-        time.sleep(1)
-        job = owner.fine_tuning.jobs.retrieve(job.id)
-    assert job.status == "succeeded", job.error
-    return job
 
 
 def verify(deployment: Deployment, role: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +172,23 @@ def test_under_the_owners_grant_the_marked_model_is_detected_and_others_are_not(
         403,
         404,
     )
+
+
+def test_mark_by_mark_the_marked_model_is_detected_after_few_marks(
+    deployment: Deployment, job: Any, key: dict[str, Any]
+) -> None:
+    """Seven of twelve marks are enough, and no more is asked than was needed."""
+    suspect = {"base_url": f"{deployment.url}/v1", "model": job.fine_tuned_model}
+    credential = deployment.call("owner", "POST", "/v1/api_keys", {"role": "inference", "name": "looks"})
+    body = {
+        "watermark": key["id"],
+        "suspect": suspect | {"api_key": credential.json()["key"]},
+        "plan": {"mode": "sequential", "concurrency": 16},
+    }
+    audit = verify(deployment, "owner", body)
+    assert audit["verdict"] == "detected", (audit["reasons"], audit["looks"])
+    assert len(audit["looks"]) <= 8
+    assert audit["progress"]["asked"] < audit["progress"]["total"]
 
 
 def test_a_suspect_that_answers_nothing_useful_is_inconclusive(
