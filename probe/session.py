@@ -149,9 +149,10 @@ class _Session:
                 self._any_answer = True
                 self._failed_in_a_row = 0
                 return
+            again_at = self._next_attempt_at(outcome.code, attempt, retry_after)
             if outcome.code not in RETRY_FAILURES or attempt == self._plan.retries:
                 break
-            if not await self._back_off(outcome.code, attempt, retry_after):
+            if not await self._wait_until(again_at):
                 break
         self._failed_in_a_row += 1
 
@@ -193,15 +194,14 @@ class _Session:
         found = self._plan.read(body)
         return found.text, ANSWERED if found.failure is None else found.failure
 
-    async def _back_off(self, code: str, attempt: int, retry_after: float | None) -> bool:
-        """Wait before the next attempt. A host that says it is busy gets a pause from all workers."""
+    def _next_attempt_at(self, code: str, attempt: int, retry_after: float | None) -> float:
+        """When to ask again. A host that says it is busy gets that pause from all workers, also when this
+        question is not asked again; one that says so for longer than the audit has ends the asking."""
         pause = retry_after if retry_after is not None else BACKOFF_SECONDS * 2**attempt
-        until = time.monotonic() + pause
-        if until >= self._ends_at:
-            return False
+        moment = time.monotonic() + pause
         if code in BUSY:
-            self._quiet_until = max(self._quiet_until, until)
-        return await self._wait_until(until)
+            self._quiet_until = max(self._quiet_until, moment)
+        return moment
 
     async def _wait_until(self, moment: float) -> bool:
         """False when the audit's time is up before that moment, or it is drained."""

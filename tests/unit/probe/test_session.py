@@ -147,6 +147,30 @@ async def test_retry_after_pauses_everybody() -> None:
     assert sent[1] - sent[0] >= 0.39
 
 
+async def test_a_pause_holds_for_all_also_when_the_question_that_met_it_is_not_asked_again() -> None:
+    sent: list[float] = []
+
+    def busy_once(index: int, attempt: int) -> Any:
+        sent.append(time.monotonic())
+        if len(sent) == 1:
+            return TransportFailure("http_429", http_status=429, retry_after_seconds=0.4)
+        return _yes(index, attempt)
+
+    plan = replace(PLAN, concurrency=1, retries=0)
+    outcomes = await ask_all(_questions(3), plan, Line(Diary(), busy_once), Diary())
+    assert [o.code for o in outcomes] == ["http_429", ANSWERED, ANSWERED]
+    assert sent[1] - sent[0] >= 0.39
+
+
+async def test_a_host_that_wants_a_longer_pause_than_the_audit_has_is_asked_no_more() -> None:
+    started = time.monotonic()
+    busy = TransportFailure("http_503", http_status=503, retry_after_seconds=3600)
+    plan = replace(PLAN, concurrency=1)
+    outcomes = await ask_all(_questions(50), plan, Line(Diary(), lambda i, a: busy), Diary())
+    assert [(o.index, o.code) for o in outcomes] == [(0, "http_503")]
+    assert time.monotonic() - started < 1
+
+
 async def test_a_retry_after_beyond_the_audits_end_is_not_waited_for() -> None:
     started = time.monotonic()
     outcomes = await ask_all(
