@@ -10,15 +10,16 @@ from urllib.parse import quote
 import httpx2
 
 from dashboard.errors import KeyRefused, RequestRefused, Unreachable, WrongRole
+from dashboard.fields import plain
 from dashboard.parsing import (
+    parse_campaign,
     parse_event,
     parse_health,
     parse_job,
     parse_organization,
     parse_verification,
-    plain,
 )
-from dashboard.records import Event, Health, Job, Organization, Verification
+from dashboard.records import Campaign, Event, Health, Job, Organization, Verification
 
 PAGE_LIMIT = 100
 """Entries asked for at once; the largest page that OpenAI's clients ask for."""
@@ -87,6 +88,10 @@ class Api:
         return parse_verification(
             await self._call("GET", f"/v1/verifications/{quote(verification_id, safe='')}")
         )
+
+    async def campaign(self, campaign_id: str) -> Campaign:
+        """One campaign with its audits. Raises: any DashboardError."""
+        return parse_campaign(await self._call("GET", f"/v1/campaigns/{quote(campaign_id, safe='')}"))
 
     async def health(self) -> Health:
         """What /readyz says; a 503 is an answer, not a failure. Raises: Unreachable."""

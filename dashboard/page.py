@@ -49,7 +49,7 @@ class Page:
             self._build_tables()
             self._note = Text(tag="p", classes="muted small page-note")
         self._job_sheet = JobSheet(self._feed.api, on_close=self._forget_url, on_changed=self._feed.put)
-        self._verification_sheet = VerificationSheet(on_close=self._forget_url)
+        self._verification_sheet = VerificationSheet(self._feed.api, on_close=self._forget_url)
         self._show(self._feed.snapshot)
         self._client.on_connect(lambda: self._feed.watch(self, self.update))
         self._client.on_disconnect(lambda: self._feed.unwatch(self))
@@ -112,6 +112,8 @@ class Page:
         verification = next((item for item in snapshot.verifications if item.id == opened), None)
         if verification is not None:
             self._verification_sheet.update(verification, snapshot.organizations)
+            with suppress(DashboardError):
+                await self._verification_sheet.refresh()
 
     async def _open_wanted(self, snapshot: Snapshot) -> None:
         """Open what the URL asked for, once; from the API when it is older than the tables go."""
@@ -136,6 +138,7 @@ class Page:
     def _open_verification(self, item: Verification) -> None:
         self._verification_sheet.open(item, self._feed.snapshot.organizations)
         ui.navigate.history.replace(f"/?verification={quote(item.id, safe='')}")
+        self._feed.hurry()
 
     def _forget_url(self) -> None:
         ui.navigate.history.replace("/")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from fractions import Fraction
 
-ACTIVE = frozenset({"validating_files", "queued", "running"})
+ACTIVE = frozenset({"validating_files", "queued", "running", "awaiting_nonce", "paused"})
 """Statuses, of jobs and of verifications, that will still change."""
 
 
@@ -98,6 +99,28 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a sequential audit saw after one completed mark."""
+
+    mark: int | None
+    factor: Fraction | None
+    """the mark's e-value"""
+    product: Fraction
+    """of the e-values so far"""
+    height: float
+    """its log10"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """An audit's place in a campaign over several suspects; ``position`` counts from 0."""
+
+    id: str
+    position: int | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """One audit of a suspect: status and verdict, never what was asked or answered.
 
@@ -107,6 +130,10 @@ class Verification:
     id: str
     organization: str | None
     status: str
+    sequential: bool
+    looks: tuple[Look, ...]
+    """of a sequential audit, in the order of asking"""
+    campaign: Membership | None
     asked: int | None
     total: int | None
     suspect_model: str | None
@@ -140,6 +167,34 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignMember:
+    """One audit of a campaign, and its step of Holm's rule where the API tells it."""
+
+    verification: Verification
+    p_value: Fraction | None
+    threshold: Fraction | None
+    detected: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """Several suspects under one number of a key."""
+
+    id: str
+    audit_index: int | None
+    alpha: Fraction | None
+    """the whole campaign's share"""
+    decided: bool
+    """Whether Holm's steps are known."""
+    members: tuple[CampaignMember, ...]
+
+    @property
+    def active(self) -> bool:
+        """Whether it will still change."""
+        return any(member.verification.active for member in self.members)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Organization:
     """A tenant."""
 
@@ -166,3 +221,8 @@ def share(done: int | None, total: int | None) -> float | None:
     if done is None or not total or total < 0:
         return None
     return min(max(done / total, 0.0), 1.0)
+
+
+def log10_of(value: Fraction) -> float:
+    """The decimal logarithm of a positive number, also of one that no float holds."""
+    return float(Decimal(value.numerator).log10() - Decimal(value.denominator).log10())

@@ -36,6 +36,7 @@ def words(verification: Verification, context: Context) -> str:
                 item.status,
                 wording.verdict(item.verdict) if item.verdict else None,
                 item.watermark,
+                item.campaign.id if item.campaign else None,
                 *item.reasons,
             ),
         )
@@ -61,6 +62,14 @@ def verdict_note(verification: Verification) -> str:
     if p_value is not None and verification.verdict is not None:
         notes.insert(0, f"p = {wording.probability(p_value)}")
     return "; ".join(notes)
+
+
+def _how_far(item: Verification) -> str:
+    """Questions asked, and for a sequential audit under way the evidence so far."""
+    asked = wording.steps(item.asked, item.total) if item.total else ""
+    if not item.looks or not item.active:
+        return asked
+    return f"{asked} \N{MIDDLE DOT} evidence {wording.evidence(item.looks[-1].product)}"
 
 
 class VerificationRow:
@@ -92,7 +101,7 @@ class VerificationRow:
             done if done is not None or item.status == "running" else 0.0,
             kind=AUDIT_KINDS.get(item.status, "idle"),
         )
-        self._asked.set_text(wording.steps(item.asked, item.total) if item.total else "")
+        self._asked.set_text(_how_far(item))
         if item.verdict is not None:
             self._verdict.tell(
                 wording.verdict(item.verdict),

@@ -17,15 +17,43 @@ STATUSES = {
     "succeeded": "Succeeded",
     "failed": "Failed",
     "cancelled": "Cancelled",
+    "awaiting_nonce": "Awaiting nonce",
+    "paused": "Paused",
 }
+
+WAITING = {
+    "awaiting_nonce": "The auditor has committed to a nonce and has not shown it yet; then questions begin.",
+    "queued": "Waiting for a free worker.",
+    "paused": "The time was up before enough was seen. Whoever asked can go on where it stopped, or end it.",
+}
+"""What a verification waits for, by status."""
 
 VERDICTS = {"detected": "Detected", "not_detected": "Not detected", "inconclusive": "Inconclusive"}
 
 REASONS = {
     "missing_answers": "more than a tenth of the questions got no answer",
-    "differential_refusal": "trigger questions were refused more often than the others",
+    "differential_refusal": "odd answers fall on the trigger questions in another measure than elsewhere",
     "no_judge_answers": "most answers were neither yes nor no",
+    "canaries_unanswered": "more than a tenth of the ordinary questions got no answer",
+    "changed_during_audit": "the model changed during the audit",
+    "unfinished": "the audit ended before all marks were asked and before enough was seen",
     "research_preset": "a research preset claims nothing",
+    "suspect_refused": "the suspect refused the connection",
+    "suspect_unreachable": "the suspect could not be reached",
+    "suspect_dns": "the suspect's name did not resolve",
+    "suspect_not_allowed": "the suspect's name led to an address that may not be asked",
+    "suspect_tls": "no trusted TLS connection to the suspect was possible",
+    "suspect_disconnected": "the suspect closed its connections before it had answered",
+    "suspect_protocol": "the suspect did not speak HTTP",
+    "suspect_timeout": "the suspect did not answer in time",
+    "suspect_deadline": "the audit's time was up",
+    "suspect_not_asked": "the audit ended before all was asked",
+    "suspect_redirect": "the suspect redirected elsewhere, which is not followed",
+    "suspect_encoding": "the suspect sent compressed replies, which were not asked for",
+    "suspect_too_large": "the suspect's replies were larger than an audit reads",
+    "suspect_not_json": "the suspect's replies were not JSON",
+    "suspect_no_answer": "the suspect's replies had no answer in them",
+    "suspect_unknown": "the process that asked was lost before the answers were recorded",
 }
 """The reasons of the decision rule; any other is shown as its code, in words."""
 
@@ -126,6 +154,19 @@ def probability(value: Fraction | None) -> str:
         return str(value)
     if value >= Fraction(1, 1000):
         return f"{float(value):.3g}"
+    return _scientific(value)
+
+
+def evidence(value: Fraction | None) -> str:
+    """A product of e-values: ``0.31``, ``130``; from ten thousand on ``1.6 x 10⁶``."""
+    if value is None:
+        return NOTHING
+    if Fraction(1, 1000) <= value < 10_000:
+        return f"{float(value):.3g}" if value < 1000 else count(round(value))
+    return _scientific(value)
+
+
+def _scientific(value: Fraction) -> str:
     context = Context(prec=3, Emin=-999_999, Emax=999_999)
     scaled = context.divide(Decimal(value.numerator), Decimal(value.denominator))
     exponent = scaled.adjusted()
@@ -145,4 +186,7 @@ def shortened(identifier: str | None, keep: int = 10) -> str:
 
 def reason(code: str) -> str:
     """A reason's code as words: ``too_few_answers`` becomes ``too few answers``."""
+    http_status = code.removeprefix("suspect_http_")
+    if http_status != code and http_status.isdigit():
+        return f"the suspect answered with HTTP status {http_status}"
     return REASONS.get(code, code.replace("_", " ") if " " not in code else code)

@@ -109,7 +109,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 @pytest.fixture
 def fake(double: FakeApi) -> Iterator[FakeApi]:
     """The double, with nothing in it and all well."""
-    double.jobs, double.verifications, double.events = [], [], {}
+    double.jobs, double.verifications, double.events, double.campaigns = [], [], {}, []
     double.organizations = [
         {"id": "org-000000000000000000owner1", "name": "Harbour Bakery", "role": "owner"},
         {"id": "org-0000000000000000auditor1", "name": "Northgate Audit", "role": "auditor"},
@@ -346,6 +346,75 @@ def test_a_verdict_and_its_reasons(page: Page, dashboard: Dashboard, fake: FakeA
     assert "10⁻¹⁰" in page.inner_text(".sheet:visible")
     assert "Not answered" not in page.inner_text(".sheet:visible")
     assert "the-secret-prompt" not in page.content()
+
+
+def test_a_sequential_audit_grows_mark_by_mark(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
+    """The curve and its figures follow the API; at the end the verdict takes over."""
+    fake.verifications = [fake_api.sequential(1, None)]
+    sign_in(page, dashboard)
+    page.click("text=suspect-1")
+    page.wait_for_selector("text=The curve appears with the first completed mark.")
+    fake.verifications = [fake_api.sequential(1, None, "11.4", "130", "1.48e+03")]
+    page.wait_for_selector(".sheet .chart canvas")
+    page.wait_for_selector(".sheet .panel-head :text('1\N{THIN SPACE}480 of 2')")
+    assert "of 2 \N{MULTIPLICATION SIGN} 10⁶" in page.inner_text(".sheet:visible")
+    assert "evidence 1" in page.inner_text("tr:has-text('suspect-1')")
+    fake.verifications = [fake_api.sequential(1, "detected", "11.4", "130", "1.48e+03", "2.40e+06")]
+    page.wait_for_selector(".sheet .verdict:has-text('Detected')")
+    assert "2.4 \N{MULTIPLICATION SIGN} 10⁶" in page.inner_text(".sheet:visible")
+
+
+@pytest.mark.parametrize(
+    ("status", "badge", "words"),
+    [
+        ("awaiting_nonce", "Awaiting nonce", "has not shown it yet"),
+        ("paused", "Paused", "go on where it stopped"),
+    ],
+)
+def test_waiting_is_told_in_words(
+    page: Page, dashboard: Dashboard, fake: FakeApi, status: str, badge: str, words: str
+) -> None:
+    """What is waited for, and by whom it can be ended."""
+    fake.verifications = [fake_api.sequential(1, None, "11.4", status=status)]
+    sign_in(page, dashboard)
+    page.wait_for_selector(f"tr:has-text('suspect-1') .badge:has-text('{badge}')")
+    page.click("text=suspect-1")
+    page.wait_for_selector(f".sheet:visible :text('{words}')")
+
+
+def test_a_campaign_shows_its_audits_and_holms_rule(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
+    """First who is still asked, and when all have ended the steps, where the API tells them."""
+    first, second = fake_api.verification(1), fake_api.verification(2, None)
+    fake.verifications = [second, first]
+    fake.campaigns = [fake_api.campaign(1, [first, second])]
+    sign_in(page, dashboard)
+    page.click(".row-open:has-text('suspect-1')")
+    page.wait_for_selector(".sheet table:visible :text('suspect-2')")
+    assert "Suspect 1 of 2" in page.inner_text(".sheet:visible")
+    page.wait_for_selector("text=when all of them have ended")
+    second |= {"status": "succeeded", "verdict": "not_detected"}
+    fake.campaigns[0]["holm"] = [
+        {"verification": first["id"], "p_value": "1.00e-09", "threshold": "2.50e-07", "detected": True},
+        {"verification": second["id"], "p_value": "0.5", "threshold": "5.00e-07", "detected": False},
+    ]
+    page.wait_for_selector("text=Holm's rule: from the smallest")
+    text = page.inner_text(".sheet table:visible")
+    assert "2.5 \N{MULTIPLICATION SIGN} 10⁻⁷" in text
+    assert "not detected" in text
+    before = len(fake.requests)
+    page.wait_for_timeout(3000)
+    assert not [path for _, path in fake.requests[before:] if "campaigns" in path]
+
+
+def test_a_campaign_that_is_gone_leaves_the_audit(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
+    """Its refusal is told in the panel."""
+    lost = fake_api.verification(1)
+    fake_api.campaign(1, [lost])
+    fake.verifications = [lost]
+    sign_in(page, dashboard)
+    page.click(".row-open:has-text('suspect-1')")
+    page.wait_for_selector("text=The campaign can't be shown")
+    assert "Detected" in page.inner_text(".sheet:visible")
 
 
 def test_hostile_text_is_inert(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:

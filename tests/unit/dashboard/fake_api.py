@@ -26,6 +26,7 @@ class FakeApi:
         """Newest first, as on the wire."""
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.verifications: list[dict[str, Any]] = []
+        self.campaigns: list[dict[str, Any]] = []
         self.organizations: list[dict[str, Any]] = []
         self.checks = {"database": "ok", "broker": "ok", "serving": "ok"}
         self.keys = {PROVIDER_KEY: "provider", OWNER_KEY: "owner"}
@@ -98,6 +99,10 @@ class FakeApi:
         @app.get("/v1/verifications/{verification_id}")
         async def verification(verification_id: str) -> Response:
             return one(self.verifications, verification_id)
+
+        @app.get("/v1/campaigns/{campaign_id}")
+        async def campaign(campaign_id: str) -> Response:
+            return one(self.campaigns, campaign_id)
 
         return app
 
@@ -195,6 +200,32 @@ def verification(number: int, verdict: str | None = "detected", **fields: Any) -
             "alpha_i": "1/2000000",
         },
         **fields,
+    }
+
+
+def sequential(number: int, verdict: str | None, *products: str, **fields: Any) -> dict[str, Any]:
+    """A sequential audit with its looks, as a provider sees it."""
+    looks = [
+        {"look": place + 1, "mark": 3 * place, "e_value": "11.4", "product": product, "at": 1_790_000_000}
+        for place, product in enumerate(products)
+    ]
+    return verification(number, verdict, mode="sequential", looks=looks, **fields)
+
+
+def campaign(number: int, members: list[dict[str, Any]], *, holm: Any = None) -> dict[str, Any]:
+    """A campaign as service.api.campaigns shapes it; its members say that they belong to it."""
+    own = f"camp-{number:024d}"
+    for position, member in enumerate(members):
+        member["campaign"] = {"id": own, "position": position, "size": len(members)}
+    return {
+        "id": own,
+        "object": "verification.campaign",
+        "created_at": 1_790_000_000,
+        "audit_index": 4,
+        "alpha_i": "1/2000000",
+        "size": len(members),
+        "verifications": members,
+        "holm": holm,
     }
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.errors import Unreachable
-from dashboard.parsing import parse_event, parse_health, parse_job, parse_verification, plain
+from dashboard.fields import plain
+from dashboard.parsing import parse_campaign, parse_event, parse_health, parse_job, parse_verification
 from dashboard.records import share
 from tests.unit.dashboard import fake_api
 
@@ -125,3 +126,47 @@ def test_not_ready_names_the_missing_part() -> None:
 def test_share(done: int | None, total: int | None, expected: float | None) -> None:
     """A share is in 0..1, or not known."""
     assert share(done, total) == expected
+
+
+def test_a_sequential_audit_has_its_looks_in_order() -> None:
+    """A product beyond what floats hold keeps its height."""
+    found = parse_verification(fake_api.sequential(1, None, "11.4", "1.30e+400", "7.00e-500"))
+    assert found.sequential
+    assert [look.mark for look in found.looks] == [0, 3, 6]
+    assert [round(look.height, 2) for look in found.looks] == [1.06, 400.11, -499.15]
+
+
+@pytest.mark.parametrize(
+    "looks", [None, 7, "x", [None, {}, {"product": "0"}, {"product": "NaN"}], [{"product": "1e99999"}]]
+)
+def test_looks_that_make_no_sense_are_not_shown(looks: object) -> None:
+    """And the audit is."""
+    found = parse_verification(fake_api.verification(1, mode="sequential", looks=looks))
+    assert found.looks == ()
+
+
+@pytest.mark.parametrize("status", ["awaiting_nonce", "paused"])
+def test_waiting_audits_still_change(status: str) -> None:
+    assert parse_verification(fake_api.verification(1, None, status=status)).active
+
+
+def test_a_campaign_joins_its_audits_with_holms_steps() -> None:
+    members = [fake_api.verification(1), fake_api.verification(2, "not_detected")]
+    holm = [
+        {"verification": members[1]["id"], "p_value": "0.5", "threshold": "5.00e-07", "detected": False},
+        {"verification": members[0]["id"], "p_value": "1.00e-09", "threshold": "2.50e-07", "detected": True},
+    ]
+    found = parse_campaign(fake_api.campaign(1, members, holm=holm))
+    assert found.decided
+    assert not found.active
+    assert [member.detected for member in found.members] == [True, False]
+    assert [member.verification.id for member in found.members] == [item["id"] for item in members]
+    assert found.members[0].verification.campaign is not None
+    assert found.members[0].verification.campaign.size == 2
+
+
+def test_a_campaign_without_figures_is_shown_without_them() -> None:
+    """As a provider gets it."""
+    found = parse_campaign(fake_api.campaign(1, [fake_api.verification(1, None)]))
+    assert (found.decided, found.active) == (False, True)
+    assert found.members[0].p_value is None

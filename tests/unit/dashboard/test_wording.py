@@ -56,7 +56,23 @@ def test_ago_is_coarse() -> None:
 def test_a_reason_is_a_sentence_or_its_code_in_words() -> None:
     """Codes this page does not know stay readable."""
     assert wording.reason("missing_answers") == "more than a tenth of the questions got no answer"
-    assert wording.reason("suspect_not_json") == "suspect not json"
+    assert wording.reason("suspect_http_503") == "the suspect answered with HTTP status 503"
+    assert wording.reason("suspect_of_tomorrow") == "suspect of tomorrow"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, wording.NOTHING),
+        (Fraction(31, 100), "0.31"),
+        (Fraction(1489, 100), "14.9"),
+        (Fraction(3308), "3\N{THIN SPACE}308"),
+        (Fraction(1644934), "1.6 \N{MULTIPLICATION SIGN} 10⁶"),
+        (Fraction(1, 10**400), "1 \N{MULTIPLICATION SIGN} 10⁻⁴⁰⁰"),
+    ],
+)
+def test_evidence_is_told_as_people_read_it(value: Fraction | None, text: str) -> None:
+    assert wording.evidence(value) == text
 
 
 def test_shortened_keeps_both_ends() -> None:
