@@ -130,19 +130,25 @@ def held(table: LeasedTable, row_id: str, epoch: int) -> ColumnElement[bool]:
     return and_(table.id == row_id, table.lease_epoch == epoch, table.status == "running")
 
 
-def reap_cancelled(table: LeasedTable) -> Update:
+def reap_cancelled(table: LeasedTable, *, values: dict[str, Any] | None = None) -> Update:
     """End the expired rows whose cancellation was asked for. Returns (id)."""
     return (
         update(table)
         .where(_expired(table), table.cancel_requested.is_(True))
         .values(
-            status="cancelled", finished_at=func.clock_timestamp(), lease_owner=None, lease_expires_at=None
+            status="cancelled",
+            finished_at=func.clock_timestamp(),
+            lease_owner=None,
+            lease_expires_at=None,
+            **(values or {}),
         )
         .returning(table.id)
     )
 
 
-def reap_exhausted(table: LeasedTable, *, error: dict[str, Any]) -> Update:
+def reap_exhausted(
+    table: LeasedTable, *, error: dict[str, Any], values: dict[str, Any] | None = None
+) -> Update:
     """Fail the expired rows that have no attempts left. Returns (id)."""
     return (
         update(table)
@@ -153,6 +159,7 @@ def reap_exhausted(table: LeasedTable, *, error: dict[str, Any]) -> Update:
             finished_at=func.clock_timestamp(),
             lease_owner=None,
             lease_expires_at=None,
+            **(values or {}),
         )
         .returning(table.id)
     )

@@ -106,9 +106,10 @@ async def reap_once(sessions: async_sessionmaker[AsyncSession], dispatcher: Disp
 
 async def _reap(session: AsyncSession, table: LeasedTable) -> None:
     expired = leases.reap_expired(table, values=NOT_RUNNING if table is Job else None)
+    ended = {"sealed_credential": None} if table is Verification else None
     steps = (
-        (leases.reap_cancelled(table), "info", CANCELLED_MESSAGE),
-        (leases.reap_exhausted(table, error=EXHAUSTED), "error", EXHAUSTED["message"]),
+        (leases.reap_cancelled(table, values=ended), "info", CANCELLED_MESSAGE),
+        (leases.reap_exhausted(table, error=EXHAUSTED, values=ended), "error", EXHAUSTED["message"]),
         (expired, "warn", "The worker was lost; the job is queued again"),
     )
     for statement, level, message in steps:

@@ -14,6 +14,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from evidence.check import check
+from service import reaper
+from service.db.engine import async_engine, async_sessions
 from service.settings import Settings
 from tests.integration.service import suspects
 from tests.integration.service.conftest import Account
@@ -312,3 +314,27 @@ async def test_a_suspect_exchanged_in_the_middle_is_not_said_to_be_clean(
     await run(place, made["id"])
     found = await read(owner, made["id"])
     assert (found["verdict"], found["reasons"]) == ("inconclusive", ["changed_during_audit"])
+
+
+async def test_an_audit_that_is_given_up_forgets_the_suspects_credential(
+    verify: Verify, suspect: Suspect, settings: Settings, database: Engine
+) -> None:
+    """Its worker was lost as often as it was tried; nobody asks that suspect any more."""
+    secret = {"base_url": suspect.base_url, "model": "m", "api_key": "sk-canary-9"}
+    await verify(extra={"suspect": secret})
+    with database.begin() as connection:
+        assert connection.execute(text("SELECT sealed_credential FROM verifications")).scalar_one()
+        connection.execute(
+            text(
+                "UPDATE verifications SET status = 'running', attempt = max_attempts,"
+                " lease_expires_at = clock_timestamp() - interval '1 s'"
+            )
+        )
+    engine = async_engine(settings, application_name="test-reaper")
+    try:
+        await reaper.sweep(async_sessions(engine))
+    finally:
+        await engine.dispose()
+    with database.connect() as connection:
+        row = connection.execute(text("SELECT status, sealed_credential FROM verifications")).one()
+    assert tuple(row) == ("failed", None)
