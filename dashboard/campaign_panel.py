@@ -69,6 +69,7 @@ class CampaignPanel:
     def _show(self, campaign: Campaign) -> None:
         self._shown = campaign
         show_if(self._frame, True)
+        put(self._frame, "data-decided", "true" if campaign.decided else "false")
         with self._body:
             while len(self._rows) < len(campaign.members):
                 self._rows.append(_Row())
