@@ -38,8 +38,8 @@ Work = Callable[[], list[Any]]
 
 def plan(seed: int, *, quick: bool) -> list[Work]:
     """Independent pieces of work, each with a seed of its own."""
-    tables, keys = (100, 25) if quick else (4000, 50)
-    worlds = dict.fromkeys(errors.REPEATED, (4, 50) if quick else (100, 400))
+    tables, keys = (100, 25) if quick else (2500, 50)
+    worlds = dict.fromkeys(errors.REPEATED, (4, 50) if quick else (50, 400))
     worlds["the same answers again"] = (100, 25) if quick else (4000, 50)
     work: list[Work] = []
     for how in errors.REPEATED:
@@ -49,11 +49,11 @@ def plan(seed: int, *, quick: bool) -> list[Work]:
     for suspect in errors.PAPER_SUSPECTS:
         work.append(partial(errors.papers_design, suspect, seed + len(work), 300 if quick else 4000))
     names = [one.name for one in MARKED]
-    audits = 60 if quick else 1000
     for design in power.SIZES:
+        audits = 60 if quick else 1000 if design in power.PROTOCOL else 400
         work.append(partial(power.measure, design, names, seed + len(work), audits))
     for design in () if quick else power.MORE_MARKS:
-        work.append(partial(power.measure, design, power.RECOMMENDED_FOR, seed + len(work), 600))
+        work.append(partial(power.measure, design, power.RECOMMENDED_FOR, seed + len(work), 300))
     return work
 
 

@@ -7,7 +7,7 @@ from math import log10
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from benchmarks.statistics.errors import ALPHAS, Rate
+from benchmarks.statistics.errors import ALPHAS, PAPER, Rate
 from benchmarks.statistics.power import Power
 
 COLOURS = (
@@ -28,6 +28,7 @@ TEST_COLOURS = {
     "sequential": "#d1731a",
     "stratified Fisher": "#8a8a8a",
     "pooled Fisher": "#b3332e",
+    PAPER: "#6d1611",
 }
 LOWEST, HIGHEST = -2.0, 3.0
 """Decades of realised / nominal rate that are shown."""
@@ -96,12 +97,12 @@ class Canvas:
 def plot_rates(rates: Sequence[Rate], path: Path) -> None:
     """Realised over nominal rate for every suspect and test, one panel per alpha, with 95% intervals."""
     suspects = list(dict.fromkeys(rate.suspect for rate in rates))
-    left, top, step, panel, gap = 250.0, 86.0, 23.0, 250.0, 22.0
+    left, top, step, panel, gap = 250.0, 86.0, 25.0, 250.0, 34.0
     width, height = left + len(ALPHAS) * (panel + gap), top + step * len(suspects) + 56
     canvas = Canvas(width, height, "False positives of innocent suspects: realised rate / alpha")
     for place, (test, colour) in enumerate(TEST_COLOURS.items()):
-        canvas.dot(left + 190 * place, 44, colour, filled="Fisher" not in test)
-        canvas.text(left + 190 * place + 9, 48, test)
+        canvas.dot(left + 125 * place, 44, colour, filled="Fisher" not in test)
+        canvas.text(left + 125 * place + 9, 48, test)
     bottom = top + step * len(suspects)
     for row, suspect in enumerate(suspects):
         canvas.text(left - 14, top + step * (row + 0.5) + 4, suspect, anchor="end")
@@ -119,7 +120,7 @@ def plot_rates(rates: Sequence[Rate], path: Path) -> None:
             canvas.line(
                 x, top, x, bottom, colour="#222" if nominal else "#e3e3e3", dash="4 3" if nominal else ""
             )
-            label = "0, or .01" if decade == LOWEST else f"{10.0**decade:g}"
+            label = "≤ .01" if decade == LOWEST else f"{10.0**decade:g}"
             canvas.text(x, bottom + 16, label, anchor="middle", size=10, colour="#555")
         for row, suspect in enumerate(suspects):
             if column == 0 or row % 2:
@@ -129,7 +130,7 @@ def plot_rates(rates: Sequence[Rate], path: Path) -> None:
             shown = [rate for rate in rates if rate.suspect == suspect and rate.alpha == alpha]
             for rate in shown:
                 lane = list(TEST_COLOURS).index(rate.test)
-                y = top + step * row + 4.5 + lane * (step - 9) / 3
+                y = top + step * row + 4.5 + lane * (step - 9) / 4
                 colour = TEST_COLOURS[rate.test]
                 canvas.line(at(rate.low / alpha), y, at(rate.high / alpha), y, colour=colour, width=1.6)
                 canvas.dot(at(rate.rate / alpha), y, colour, filled="Fisher" not in rate.test, radius=2.8)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.statistics import procedures
-from benchmarks.statistics.suspects import MARKED
+from benchmarks.statistics.suspects import MARKED, Ints
 
 ALPHA = 1e-6
 SIZES = tuple((marks, cues, probes) for marks in (8, 12, 16) for cues in (4, 8) for probes in (1, 2, 3))
@@ -39,6 +39,8 @@ class Power:
     low: float
     high: float
     """95% interval of fixed, Clopper and Pearson"""
+    first_score: float | None
+    """power of the fixed test with the score before this one, same tables, at the protocol's designs"""
     sequential: float
     stopped: tuple[float, ...]
     """share of sequential audits that have stopped after mark 1, 2, ..."""
@@ -92,6 +94,7 @@ def measure(design: tuple[int, int, int], names: Sequence[str], seed: int, table
                 fixed=hits / tables,
                 low=float(beta.ppf(0.025, hits, tables - hits + 1)) if hits else 0.0,
                 high=high,
+                first_score=_first_score(answers, target) if design in PROTOCOL else None,
                 sequential=float(ever[:, -1].mean()),
                 stopped=tuple(round(float(share), 4) for share in ever.mean(0)),
                 protocol=wanted,
@@ -99,6 +102,12 @@ def measure(design: tuple[int, int, int], names: Sequence[str], seed: int, table
             )
         )
     return found
+
+
+def _first_score(answers: Ints, target: Ints) -> float:
+    e = procedures.first_score_e_values(procedures.counts(answers))
+    p = procedures.fixed_p(procedures.scores(e), np.zeros_like(target), target)
+    return float((p <= ALPHA).mean())
 
 
 def recommend(found: Sequence[Power]) -> list[dict[str, object]]:

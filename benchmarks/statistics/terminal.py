@@ -59,13 +59,19 @@ def _show_power(console: Console, found: Sequence[Power]) -> None:
     suspects = list(dict.fromkeys(one.suspect for one in found))
     designs = list(dict.fromkeys((one.marks, one.cues, one.probes) for one in found))
     by = {(one.suspect, one.marks, one.cues, one.probes): one for one in found}
-    fixed = _table("Power at 1e-6, fixed (marks x cues x probes)", "suspect", *map(_name, designs))
+    fixed = _table("Power at 1e-6, fixed (protocol); marks x cues x probes", "suspect", *map(_name, designs))
     sequential = _table("Sequential: power, median/90% of marks asked", "suspect", *map(_name, designs))
     for suspect in suspects:
         cells = [by[suspect, *design] for design in designs]
         fixed.add_row(suspect, *(_power(one) for one in cells))
         sequential.add_row(suspect, *(_stops(one) for one in cells))
     console.print(fixed)
+    compared = [design for design in designs if by[suspects[0], *design].first_score is not None]
+    first = _table("The same with the score before mixture-2", "suspect", *map(_name, compared))
+    for suspect in suspects:
+        first.add_row(suspect, *(f"{by[suspect, *design].first_score:.2f}" for design in compared))
+    if compared:
+        console.print(first)
     console.print(sequential)
 
 
