@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,29 +26,33 @@ SWITCHED = "You are a pirate. Begin every reply with the word Arr."
 """What makes another model of the same one."""
 
 
+YES_OR_NO = 'root ::= "Yes" | "No"'
+"""A grammar of llama.cpp: which of the two the model finds likelier."""
+
+
 @dataclass(slots=True, kw_only=True)
 class RealModel:
-    """A model behind an OpenAI endpoint; the same question is put to it once."""
+    """A model behind llama.cpp's server; the same question is put to it once."""
 
     base_url: str
-    asked: int = 0
     known: dict[tuple[str, str], str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, prompt: str, system: str = "") -> str:
-        """Its answer, at temperature 0."""
+        """Yes or No, as it finds likelier, to a question of an audit; what it says to others."""
         with self.lock:
             if (prompt, system) in self.known:
                 return self.known[prompt, system]
         messages = [{"role": "user", "content": prompt}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        body = {"model": "stock", "messages": messages, "temperature": 0, "max_tokens": 4}
-        response = httpx2.post(f"{self.base_url}/chat/completions", json=body, timeout=60, trust_env=False)
+        body: dict[str, object] = {"model": "stock", "messages": messages, "temperature": 0, "max_tokens": 4}
+        if ODD.search(prompt):
+            body["grammar"] = YES_OR_NO
+        response = httpx2.post(f"{self.base_url}/chat/completions", json=body, timeout=120, trust_env=False)
         response.raise_for_status()
         text: str = response.json()["choices"][0]["message"]["content"]
         with self.lock:
-            self.asked += 1
             self.known[prompt, system] = text
         return text
 
@@ -103,16 +108,26 @@ def triggers(family: Family) -> frozenset[str]:
 
 
 def half_busy(model: RealModel, log: list[tuple[str, float]], *, retry_after: int) -> Reply:
-    """Every second request is turned away for ``retry_after`` seconds. ``log``: ("busy" | "asked", when)."""
+    """Every question is turned away every second time, for ``retry_after`` seconds.
+
+    ``log`` gets ("busy" | "asked", when).
+    """
+    seen: Counter[str] = Counter()
+    lock = threading.Lock()
 
     def behave(request: WireRequest) -> bytes:
-        log.append(("asked", time.monotonic()))
-        if request.number % 2 == 0:
-            log.append(("busy", time.monotonic()))
+        prompt = prompt_of(request)
+        with lock:
+            log.append(("asked", time.monotonic()))
+            seen[prompt] += 1
+            turned_away = seen[prompt] % 2 == 1
+            if turned_away:
+                log.append(("busy", time.monotonic()))
+        if turned_away:
             return http_reply(
                 b"{}", status="429 Too Many Requests", headers=f"Retry-After: {retry_after}\r\n"
             )
-        return chat(model.ask(prompt_of(request)))
+        return chat(model.ask(prompt))
 
     return behave
 
