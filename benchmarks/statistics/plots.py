@@ -101,8 +101,8 @@ def plot_rates(rates: Sequence[Rate], path: Path) -> None:
     width, height = left + len(ALPHAS) * (panel + gap), top + step * len(suspects) + 56
     canvas = Canvas(width, height, "False positives of innocent suspects: realised rate / alpha")
     for place, (test, colour) in enumerate(TEST_COLOURS.items()):
-        canvas.dot(left + 125 * place, 44, colour, filled="Fisher" not in test)
-        canvas.text(left + 125 * place + 9, 48, test)
+        canvas.dot(60 + 150 * place, 44, colour, filled="Fisher" not in test)
+        canvas.text(69 + 150 * place, 48, test)
     bottom = top + step * len(suspects)
     for row, suspect in enumerate(suspects):
         canvas.text(left - 14, top + step * (row + 0.5) + 4, suspect, anchor="end")
