@@ -127,8 +127,9 @@ def show_outcome(console: Console, audit: Mapping[str, Any]) -> None:
             f"{result['reference_hits']}/{result['reference_total']}"
         )
         console.print(f"  {escape(wording.plain(figures))}", highlight=False, soft_wrap=True)
+    lead = "because" if verdict == "inconclusive" else "note:"
     for text in wording.reasons(audit["reasons"] or ()):
-        console.print(f"  because {escape(text)}", highlight=False, soft_wrap=True)
+        console.print(f"  {lead} {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def line_of(audit: Mapping[str, Any]) -> Fraction | None:

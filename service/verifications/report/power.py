@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
 
 BOUND_LEVEL = 0.95
+
+Shape = tuple[int, int, int]
+"""Marks, cues, questions for each cue."""
 
 CASES = (
     "hit rate .95 at the trigger, .05 elsewhere",
@@ -14,12 +18,25 @@ CASES = (
     "as the first, a quarter of the marks dead",
     "as the first, half of the marks dead",
 )
-FIXED_POWER = {
-    (12, 8, 2): ("1.00", ".90", "1.00", "1.00", ".23"),
-    (16, 8, 2): ("1.00", ".99", "1.00", "1.00", ".82"),
-    (16, 8, 1): ("1.00", ".74", "1.00", "1.00", ".60"),
+SIMULATED_RULE = "exact-over-key-2"
+"""The tables hold for this decision rule alone."""
+FIXED: Mapping[Shape, tuple[float, ...]] = {
+    (12, 8, 1): (1.0, 0.459, 0.886, 0.991, 0.313),
+    (12, 8, 2): (1.0, 0.917, 0.995, 1.0, 0.78),
+    (12, 8, 3): (1.0, 0.99, 1.0, 1.0, 0.958),
+    (16, 8, 1): (1.0, 0.739, 0.993, 1.0, 0.776),
+    (16, 8, 2): (1.0, 0.994, 1.0, 1.0, 0.999),
 }
-"""Simulated chance of a detection at alpha 1e-6, by (marks, cues, questions per cue); see docs/theory.md."""
+"""Simulated chance of a detection at alpha 1e-6, a thousand audits for each figure, made by
+``python -m benchmarks.statistics``."""
+SEQUENTIAL: Mapping[Shape, tuple[tuple[float, int | None], ...]] = {
+    (12, 8, 1): ((1.0, 7), (0.171, None), (0.767, 11), (0.932, 10), (0.092, None)),
+    (12, 8, 2): ((1.0, 6), (0.792, 10), (0.985, 8), (1.0, 8), (0.367, None)),
+    (12, 8, 3): ((1.0, 6), (0.963, 8), (0.998, 7), (1.0, 8), (0.578, 12)),
+    (16, 8, 1): ((1.0, 7), (0.526, 16), (0.971, 11), (1.0, 10), (0.478, None)),
+    (16, 8, 2): ((1.0, 6), (0.973, 10), (1.0, 8), (1.0, 8), (0.914, 13)),
+}
+"""The same for sequential audits, and after how many marks half of all audits have stopped (None: never)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +47,27 @@ class Power:
     chance: str
 
 
-def power_of(*, marks: int, cues: int, probes_per_cue: int, sequential: bool) -> tuple[Power, ...]:
-    """The simulated figures of a plan; none where it was not simulated."""
-    figures = None if sequential else FIXED_POWER.get((marks, cues, probes_per_cue))
-    if figures is None:
+def power_of(shape: Shape, *, rule: str, sequential: bool) -> tuple[Power, ...]:
+    """The simulated figures of a plan; none where it, or its decision rule, was not simulated.
+
+    Args:
+        shape: marks, cues, questions for each cue.
+    """
+    if rule != SIMULATED_RULE:
         return ()
-    return tuple(Power(case=case, chance=chance) for case, chance in zip(CASES, figures, strict=True))
+    chances = [_with_median(*found) for found in SEQUENTIAL.get(shape, ())]
+    if not sequential:
+        chances = [_chance(found) for found in FIXED.get(shape, ())]
+    return tuple(Power(case=case, chance=chance) for case, chance in zip(CASES, chances, strict=False))
+
+
+def _chance(value: float) -> str:
+    """Two digits, and none that the simulation does not give."""
+    return "over .99" if value > 0.995 else f"{value:.2f}".removeprefix("0")
+
+
+def _with_median(value: float, marks: int | None) -> str:
+    return _chance(value) + ("" if marks is None else f" (half of them within {marks} marks)")
 
 
 def upper_bound(hits: int, total: int, level: float = BOUND_LEVEL) -> float:

@@ -117,6 +117,7 @@ def view_of(evidence: bytes, *, sha256: str, families_left: int) -> View:
     asked = _asked(document, questions(records), marks, retries=registered["asking"]["retries"])
     # a sequential audit that has decided leaves the rest of its plan unasked
     rest = sum(row.outcome == NOT_ASKED for row in asked) if sequential else 0
+    power = () if research else _power(registered["plan"], marks, decision, sequential=sequential)
     bound = upper_bound(decision["trigger_hits"], decision["trigger_total"])
     return View(
         verification=document.verification,
@@ -133,15 +134,10 @@ def view_of(evidence: bytes, *, sha256: str, families_left: int) -> View:
         cues=cues_picture(decision["marks"], marks) if decision.get("marks") else "",
         product=_product(decision) if sequential and decision["looks"] else "",
         figures=_figures(decision, bound, research=research),
-        power=()
+        power=power,
+        power_note=""
         if research
-        else power_of(
-            marks=len(registered["plan"]["marks"]),
-            cues=len(marks[0].cues),
-            probes_per_cue=registered["plan"]["probes_per_cue"],
-            sequential=sequential,
-        ),
-        power_note="" if research else _power_note(registered["plan"], marks, sequential=sequential),
+        else _power_note(registered["plan"], marks, known=bool(power), sequential=sequential),
         not_proved=_not_proved(document.key.grade),
         closing=_closing(document, sha256),
         order=plan.order_facts(registered, document.nonces),
@@ -226,9 +222,18 @@ def _figures(decision: Mapping[str, Any], bound: float, *, research: bool) -> tu
     )
 
 
-def _power_note(planned: Mapping[str, Any], marks: Sequence[Mark], *, sequential: bool) -> str:
-    if not sequential:
+def _power(
+    planned: Mapping[str, Any], marks: Sequence[Mark], decision: Mapping[str, Any], *, sequential: bool
+) -> tuple[Power, ...]:
+    shape = (len(planned["marks"]), len(marks[0].cues), planned["probes_per_cue"])
+    return power_of(shape, rule=decision["rule"], sequential=sequential)
+
+
+def _power_note(planned: Mapping[str, Any], marks: Sequence[Mark], *, known: bool, sequential: bool) -> str:
+    if known:
         return "Chance that a plan of this shape detects a marked model at alpha 1e-6 (simulated):"
+    if not sequential:
+        return "The power of a plan of this shape was not simulated."
     best = e_ceiling(len(marks[0].cues), planned["probes_per_cue"])
     alpha_i = parse_fraction(planned["alpha_i"], "plan.alpha_i")
     needed, product = 1, best

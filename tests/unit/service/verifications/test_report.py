@@ -13,12 +13,12 @@ from evidence.check import check
 from evidence.plan import Campaign
 from service.verifications.report import render
 from service.verifications.report.pictures import product_picture
-from service.verifications.report.power import upper_bound
+from service.verifications.report.power import SIMULATED_RULE, power_of, upper_bound
 from service.verifications.report.reasons import REASONS, reason_text
 from service.verifications.report.text import visible
 from service.verifications.report.view import View, view_of
 from tests.unit.service.verifications.audits import evidence, marked, says
-from watermark.decision import DOUBTS, GATES
+from watermark.decision import DOUBTS, GATES, RULE_VERSION
 from watermark.questions import SEQUENTIAL, Question
 
 DIGEST = "ab" * 32
@@ -159,6 +159,23 @@ def test_what_is_not_proved_is_always_said() -> None:
         shown = page(data)
         assert "What this does not prove" in shown
         assert "a silent one is" in shown
+
+
+def test_the_power_is_that_of_this_shape_mode_and_rule() -> None:
+    """A plan that was not simulated says so instead of borrowing another's figures."""
+    assert [item.chance for item in view(evidence()).power] == [
+        "over .99", ".92", ".99", "over .99", ".78",
+    ]  # fmt: skip
+    assert view(evidence(mode=SEQUENTIAL)).power[0].chance == "over .99 (half of them within 6 marks)"
+    other = view(evidence(marks=tuple(range(9))))
+    assert (other.power, other.power_note) == ((), "The power of a plan of this shape was not simulated.")
+    assert power_of((12, 8, 2), rule="another", sequential=False) == ()
+    assert "detected after 6 of the 9" in view(evidence(mode=SEQUENTIAL, marks=tuple(range(9)))).power_note
+
+
+def test_the_tables_are_of_the_rule_that_decides() -> None:
+    """Whoever changes the rule simulates again."""
+    assert SIMULATED_RULE == RULE_VERSION
 
 
 def test_every_reason_of_the_decision_rule_is_explained() -> None:
