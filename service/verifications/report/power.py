@@ -67,7 +67,7 @@ def _chance(value: float) -> str:
 
 
 def _with_median(value: float, marks: int | None) -> str:
-    return _chance(value) + ("" if marks is None else f" (half of them within {marks} marks)")
+    return _chance(value) + ("" if marks is None else f" (half of all within {marks} marks)")
 
 
 def upper_bound(hits: int, total: int, level: float = BOUND_LEVEL) -> float:

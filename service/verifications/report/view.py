@@ -9,18 +9,16 @@ from typing import Any
 from evidence.audit import NOT_ASKED, Records, questions
 from evidence.canonical import parse_canonical
 from evidence.document import Document, final_replies
-from service.verifications.report import plan
+from service.verifications.report import plan, words
 from service.verifications.report.pictures import cues_picture, product_picture
 from service.verifications.report.plan import Fact
-from service.verifications.report.power import Power, power_of, upper_bound
+from service.verifications.report.power import Power, upper_bound
 from service.verifications.report.reasons import reason_text
 from service.verifications.report.text import visible
 from watermark.answers import parse_answer
 from watermark.keys import family_of_opening
 from watermark.marks import Mark
-from watermark.numerals import decimal_text, parse_fraction
 from watermark.questions import Question
-from watermark.sequential import e_ceiling
 
 LONG = 40
 """Digits of a fraction's part above which the first page shows its ends."""
@@ -117,15 +115,15 @@ def view_of(evidence: bytes, *, sha256: str, families_left: int) -> View:
     asked = _asked(document, questions(records), marks, retries=registered["asking"]["retries"])
     # a sequential audit that has decided leaves the rest of its plan unasked
     rest = sum(row.outcome == NOT_ASKED for row in asked) if sequential else 0
-    power = () if research else _power(registered["plan"], marks, decision, sequential=sequential)
+    power = () if research else words.power(registered["plan"], marks, decision, sequential=sequential)
     bound = upper_bound(decision["trigger_hits"], decision["trigger_total"])
     return View(
         verification=document.verification,
         verdict=document.verdict,
-        verdict_words=_verdict_words(document, decision, sequential=sequential),
+        verdict_words=words.verdict_words(document, decision, sequential=sequential),
         subtitle=f"{document.verification} · audit {registered['key']['audit_index']} of key "
         f"{document.key.id} · {plan.minute(document.started_at)} to {plan.minute(document.finished_at)} UTC",
-        claim=_claim(document, registered),
+        claim=words.claim(document, registered),
         reasons=tuple((visible(code), visible(reason_text(code))) for code in document.reasons),
         planned=plan.planned_facts(registered, decision, marks, families_left=families_left),
         found=_found_facts(decision, research=research, sequential=sequential),
@@ -137,8 +135,8 @@ def view_of(evidence: bytes, *, sha256: str, families_left: int) -> View:
         power=power,
         power_note=""
         if research
-        else _power_note(registered["plan"], marks, known=bool(power), sequential=sequential),
-        not_proved=_not_proved(document.key.grade),
+        else words.power_note(registered["plan"], marks, known=bool(power), sequential=sequential),
+        not_proved=words.not_proved(document.key.grade),
         closing=_closing(document, sha256),
         order=plan.order_facts(registered, document.nonces),
         exact=() if research else _exact(decision),
@@ -146,33 +144,6 @@ def view_of(evidence: bytes, *, sha256: str, families_left: int) -> View:
         asked=tuple(row for row in asked if not (rest and row.outcome == NOT_ASKED)),
         rest=f"{rest} more planned questions were not asked." if rest else "",
         finished_at=document.finished_at,
-    )
-
-
-def _verdict_words(document: Document, decision: Mapping[str, Any], *, sequential: bool) -> str:
-    if document.verdict == "inconclusive":
-        return "Nothing can be said either way, for the reasons below."
-    if document.verdict != "detected":
-        return "These answers show no evidence of the key. That does not clear the model."
-    p, allowed = decision["p_value_decimal"], decision["alpha_i_decimal"]
-    if sequential:
-        return (
-            "The answers depend on the committed key: under any model that knows nothing of it, the product "
-            f"of the marks' e-values ever reaches {_line(decision)} with probability {allowed} at most, and "
-            f"here it came to {decision['e_value_decimal']} (p = {p})."
-        )
-    return (
-        "The answers depend on the committed key: under any model that knows nothing of it, answers that fit "
-        f"it as well as these come with probability {p} at most, and this audit was allowed {allowed}."
-    )
-
-
-def _claim(document: Document, registered: Mapping[str, Any]) -> str:
-    suspect = registered["suspect"]
-    return visible(
-        f"Organization {document.claimant} claims that the model answering as “{suspect['model']}” at "
-        f"{suspect['base_url']} was derived from data marked with its key {document.key.id}, to which it "
-        f"committed on {document.key.created_at[:10]}. The questions were asked by {document.auditor}."
     )
 
 
@@ -222,30 +193,6 @@ def _figures(decision: Mapping[str, Any], bound: float, *, research: bool) -> tu
     )
 
 
-def _power(
-    planned: Mapping[str, Any], marks: Sequence[Mark], decision: Mapping[str, Any], *, sequential: bool
-) -> tuple[Power, ...]:
-    shape = (len(planned["marks"]), len(marks[0].cues), planned["probes_per_cue"])
-    return power_of(shape, rule=decision["rule"], sequential=sequential)
-
-
-def _power_note(planned: Mapping[str, Any], marks: Sequence[Mark], *, known: bool, sequential: bool) -> str:
-    if known:
-        return "Chance that a plan of this shape detects a marked model at alpha 1e-6 (simulated):"
-    if not sequential:
-        return "The power of a plan of this shape was not simulated."
-    best = e_ceiling(len(marks[0].cues), planned["probes_per_cue"])
-    alpha_i = parse_fraction(planned["alpha_i"], "plan.alpha_i")
-    needed, product = 1, best
-    while product * alpha_i < 1:
-        needed, product = needed + 1, product * best
-    return (
-        f"What this plan can find: a mark answered wholly as trained multiplies the product by "
-        f"{decimal_text(best)}, so a model that kept every mark is detected after {needed} of the "
-        f"{len(planned['marks'])}; for a mark that it lost others have to make up."
-    )
-
-
 def _exact(decision: Mapping[str, Any]) -> tuple[Fact, ...]:
     return (Fact("p, exactly", decision["p_value"]), Fact("This audit's alpha, exactly", decision["alpha_i"]))
 
@@ -254,27 +201,6 @@ def _ends(fraction: str) -> str:
     """ "123/456"; where a part is very long its first and last digits."""
     parts = [part if len(part) <= LONG else f"{part[:12]}…{part[-12:]}" for part in fraction.split("/")]
     return "/".join(parts)
-
-
-def _not_proved(grade: str) -> tuple[str, ...]:
-    items = [
-        "That weights were copied: a model trained on the leaked data answers so too.",
-        "That a model without detection is innocent, or that a silent one is.",
-        "That the suspect sent these very bytes: its answers are not signed. Let a second auditor ask again.",
-        "That the key never leaked, or that the service and the owner did not collude: when the commitment "
-        "and this plan were made rests on the service's records.",
-    ]
-    if grade == "chosen":
-        items.append(
-            "That the words were not picked to fit the suspect: the owner chose them. Only the order of the "
-            "commitments protects here."
-        )
-    elif grade == "self-generated":
-        items.append(
-            "That the key was not picked among many: no outside salt entered it; alpha was divided by 2^20 "
-            "for that."
-        )
-    return tuple(items)
 
 
 def _closing(document: Document, sha256: str) -> tuple[Fact, ...]:
@@ -331,9 +257,4 @@ def _place(question: Question, marks: Sequence[Mark]) -> tuple[str, str]:
 
 
 def _product(decision: Mapping[str, Any]) -> str:
-    return product_picture(decision["looks"], planned=decision["marks_planned"], line=_line(decision))
-
-
-def _line(decision: Mapping[str, Any]) -> str:
-    """1/alpha_i."""
-    return decimal_text(1 / parse_fraction(decision["alpha_i"], "alpha_i"))
+    return product_picture(decision["looks"], planned=decision["marks_planned"], line=words.line_of(decision))

@@ -166,7 +166,7 @@ def test_the_power_is_that_of_this_shape_mode_and_rule() -> None:
     assert [item.chance for item in view(evidence()).power] == [
         "over .99", ".92", ".99", "over .99", ".78",
     ]  # fmt: skip
-    assert view(evidence(mode=SEQUENTIAL)).power[0].chance == "over .99 (half of them within 6 marks)"
+    assert view(evidence(mode=SEQUENTIAL)).power[0].chance == "over .99 (half of all within 6 marks)"
     other = view(evidence(marks=tuple(range(9))))
     assert (other.power, other.power_note) == ((), "The power of a plan of this shape was not simulated.")
     assert power_of((12, 8, 2), rule="another", sequential=False) == ()
