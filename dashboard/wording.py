@@ -50,6 +50,7 @@ REASONS = {
     "suspect_not_asked": "the audit ended before all was asked",
     "suspect_redirect": "the suspect redirected elsewhere, which is not followed",
     "suspect_encoding": "the suspect sent compressed replies, which were not asked for",
+    "suspect_too_slow": "the suspect's replies came in drops, slower than an audit reads",
     "suspect_too_large": "the suspect's replies were larger than an audit reads",
     "suspect_not_json": "the suspect's replies were not JSON",
     "suspect_no_answer": "the suspect's replies had no answer in them",

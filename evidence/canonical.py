@@ -16,7 +16,7 @@ __all__ = ["canonical_bytes", "canonical_text", "digest", "parse_canonical"]
 MAX_BYTES = 256 * 1024 * 1024
 MAX_DEPTH = 32
 
-_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 def canonical_text(value: object) -> str:

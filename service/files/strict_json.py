@@ -19,7 +19,8 @@ MAX_INTEGER_DIGITS = 16
 """2**53, the largest integer every JSON reader holds exactly, has 16 digits."""
 MAX_INTEGER = 2**53
 
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+# a string that never ends is one up to the end: else every quote in it would be tried as a beginning
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 def loads(line: bytes) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -90,3 +91,11 @@ def test_any_bytes_give_a_value_or_a_row_error(line: bytes) -> None:
     except RowError:
         return
     assert value == json.loads(line)
+
+
+def test_a_string_of_escaped_quotes_that_never_ends_is_refused_in_no_time() -> None:
+    """Half a megabyte of them: with one try for each quote it would take minutes."""
+    started = time.process_time()
+    with pytest.raises(RowError):
+        strict_json.loads(b'{"a": ' + b'"' + b'\\"' * 250_000)
+    assert time.process_time() - started < 1
