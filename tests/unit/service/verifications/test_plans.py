@@ -31,8 +31,7 @@ def test_a_count_of_marks_means_the_first_ones() -> None:
 
 def test_later_audits_get_a_smaller_share_of_alpha() -> None:
     shares = [
-        plan_of(PlanRequest(), SHAPE, grade="committed", audit_index=index).alpha_i
-        for index in (1, 2, 3)
+        plan_of(PlanRequest(), SHAPE, grade="committed", audit_index=index).alpha_i for index in (1, 2, 3)
     ]
     assert shares[0] == 4 * shares[1] == 9 * shares[2]
     assert shares[0] < Fraction(1, 10**6)
