@@ -7,7 +7,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,9 @@ class _Udp(socketserver.BaseRequestHandler):
         wire, sock = self.request
         reply = self.server.dns.answer(wire, over_udp=True)  # type: ignore[attr-defined]
         if reply is not None:
-            sock.sendto(reply, self.client_address)
+            # a slow answer may find the server closed, as its asker has gone
+            with suppress(OSError):
+                sock.sendto(reply, self.client_address)
 
 
 class _Tcp(socketserver.StreamRequestHandler):
