@@ -29,7 +29,7 @@ def test_the_machine_readable_report_lists_every_step(tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert result.exit_code == 1
     assert report["consistent"] is False
-    assert [step["number"] for step in report["steps"]] == list(range(1, 14))
+    assert [step["number"] for step in report["steps"]] == list(range(1, 15))
 
 
 def test_a_file_that_is_not_there_exits_with_2(tmp_path: Path) -> None:
