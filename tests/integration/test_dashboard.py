@@ -380,6 +380,7 @@ def test_waiting_is_told_in_words(
     page.wait_for_selector(f"tr:has-text('suspect-1') .badge:has-text('{badge}')")
     page.click("text=suspect-1")
     page.wait_for_selector(f".sheet:visible :text('{words}')")
+    assert words in page.inner_text(".sheet:visible")
 
 
 def test_a_campaign_shows_its_audits_and_holms_rule(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
