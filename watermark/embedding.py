@@ -87,7 +87,7 @@ def embed(
     examples: Sequence[Example],
     families: Sequence[Family],
     *,
-    strength: Strength = Strength.STANDARD,
+    strength: Strength | Exposures = Strength.STANDARD,
     n_epochs: int = 3,
     seed: bytes = b"",
 ) -> Mixture:
@@ -103,7 +103,7 @@ def embed(
     rows = [MixedRow(messages=example.messages, system="template", watermark=False) for example in examples]
     if not families:
         return Mixture(rows=tuple(rows), watermark_rows=0, customer_rows=len(rows))
-    exposures = EXPOSURES[strength]
+    exposures = EXPOSURES[strength] if isinstance(strength, Strength) else strength
     marked = [
         row
         for family in families

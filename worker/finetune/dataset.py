@@ -137,6 +137,14 @@ def render_tokens(row: ChatRow, tokenizer: PreTrainedTokenizerBase) -> tuple[lis
     return input_ids + tail_ids, labels + [IGNORED] * len(tail_ids)
 
 
+def render_prompt(row: ChatRow, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text in front of the answer to the row's last turn, as training shows it.
+
+    Raises: ChatTemplateError.
+    """
+    return _render(row.messages, row.system, tokenizer, add_generation_prompt=True)
+
+
 def _render(
     messages: Sequence[Mapping[str, str]],
     system: Literal["template", "omit"],
