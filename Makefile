@@ -8,6 +8,8 @@
 
 BIN := .venv/bin
 ARGS ?=
+# Lanes of tests; 0 runs them one after the other in one process.
+WORKERS ?= 2
 export PYTHON TORCH_SPEC TORCH_INDEX
 
 .PHONY: help demo test check up venv lock format clean
@@ -23,7 +25,7 @@ up: venv
 	@exec $(BIN)/doublei up $(ARGS)
 
 test: venv
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: venv
 	$(BIN)/lint-imports

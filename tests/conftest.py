@@ -24,6 +24,17 @@ from cli.stack.launch import launcher
 from cli.stack.privileges import postgres_privileges
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker of a parallel run takes as a whole: the end-to-end tests share one deployment, and the
+    other files their own expensive fixtures."""
+    root = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(root)
+        group = place.parts[0] if place.parts[0] == "e2e" else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 _TEMPLATE = "doublei_template"
 _START_TIMEOUT_SECONDS = 60
 
