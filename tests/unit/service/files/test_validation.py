@@ -171,7 +171,7 @@ class TestNoDatasetAtAll:
     @pytest.mark.parametrize(
         ("content", "filename", "code", "hint"),
         [
-            (gzip.compress(b"{}"), "data.jsonl.gz", "not_jsonl", "gunzip"),
+            (gzip.compress(b"{}", mtime=0), "data.jsonl.gz", "not_jsonl", "gunzip"),
             (b"PK\x03\x04rest", "data.xlsx", "not_jsonl", "JSONL"),
             (b"PAR1rest", "data.parquet", "not_jsonl", "JSONL"),
             (b'[\n  {"prompt": "q"}\n]', "data.json", "json_array", "jq -c '.[]'"),
