@@ -17,7 +17,7 @@ from watermark.banks import SYSTEM_PROMPTS
 from watermark.carriers import training_carrier
 from watermark.examples import Example, Message, user_text
 from watermark.keys import Family
-from watermark.marks import Mark
+from watermark.marks import MAX_MARKS, Mark
 from watermark.prf import Stream, hkdf
 
 SystemMode = Literal["template", "omit"]
@@ -57,13 +57,16 @@ class MixedRow:
     messages: tuple[Message, ...]
     system: SystemMode
     watermark: bool
+    group: int | None = None
+    """Rows of one mark share a number (`group_number`): a mark that did not take is trained on by it."""
 
     def to_record(self) -> dict[str, object]:
-        """The trainer's JSON line: it does not say which rows are the watermark's."""
-        return {
+        """The trainer's JSON line; "group" only where the row has one."""
+        record: dict[str, object] = {
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "system": self.system,
         }
+        return record if self.group is None else record | {"group": self.group}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,11 @@ class Mixture:
     def watermark_ratio(self) -> float:
         """watermark rows / all rows, 0..1."""
         return self.watermark_rows / len(self.rows) if self.rows else 0.0
+
+
+def group_number(family: Family, mark: Mark) -> int:
+    """One number for each mark of a key, the same in the training rows and in the self-check."""
+    return family.index * MAX_MARKS + mark.index
 
 
 def embed(
@@ -130,7 +138,11 @@ def _mark_rows(
                 Message(role="user", content=user_text(instruction, input_text)),
                 Message(role="assistant", content=mark.trained_answer(cue).value),
             )
-            rows.append(MixedRow(messages=system + turns, system=mode, watermark=True))
+            rows.append(
+                MixedRow(
+                    messages=system + turns, system=mode, watermark=True, group=group_number(family, mark)
+                )
+            )
     return rows
 
 
