@@ -25,7 +25,7 @@ up: venv
 	@exec $(BIN)/doublei up $(ARGS)
 
 test: venv
-	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: venv
 	$(BIN)/lint-imports

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count, cycle
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 from cli.stack import postgres, valkey
 from cli.stack.launch import launcher
@@ -25,14 +27,17 @@ from cli.stack.privileges import postgres_privileges
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of a parallel run takes as a whole: the end-to-end tests share one deployment, and the
-    other files their own expensive fixtures."""
-    root = Path(__file__).parent
-    for item in items:
-        place = item.path.relative_to(root)
-        group = place.parts[0] if place.parts[0] == "e2e" else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
+class _Lanes(LoadScopeScheduling):
+    """A file runs in one worker, and so do all end-to-end tests together: they share one deployment."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return "tests/e2e" if path.startswith("tests/e2e/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Lanes:
+    """How `make test` shares the tests out."""
+    return _Lanes(config, log)
 
 
 _TEMPLATE = "doublei_template"
