@@ -27,7 +27,7 @@ from cli.stack.privileges import postgres_privileges
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
 
 
-class _Lanes(LoadScopeScheduling):
+class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
     """A file runs in one worker, and so do all end-to-end tests together: they share one deployment."""
 
     def _split_scope(self, nodeid: str) -> str:
