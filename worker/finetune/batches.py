@@ -38,8 +38,8 @@ def steps_of_epoch(
     order = random.Random(f"{seed}/{epoch}")
     shuffled = order.sample(list(rows), len(rows))
     for start in range(0, len(shuffled), WINDOW_ROWS):
-        window = _arrange(shuffled[start : start + WINDOW_ROWS], arrangement)
-        steps = list(_cut(window, batch_tokens))
+        window = shuffled[start : start + WINDOW_ROWS]
+        steps = list(cut(window, arrange(window, arrangement), batch_tokens))
         order.shuffle(steps)
         yield from steps
 
@@ -62,16 +62,18 @@ def count_steps(
     )
 
 
-def _arrange(window: Sequence[TokenRow], arrangement: Arrangement) -> list[TokenRow]:
+def arrange(rows: Sequence[TokenRow], arrangement: Arrangement) -> list[int]:
+    """The rows' numbers in the order that is cheap for the trainee."""
     if arrangement is Arrangement.LENGTH:
-        return sorted(window, key=lambda row: len(row.input_ids))
-    return sorted(window, key=lambda row: row.input_ids)
+        return sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+    return sorted(range(len(rows)), key=lambda index: rows[index].input_ids)
 
 
-def _cut(window: Sequence[TokenRow], batch_tokens: int) -> Iterator[tuple[TokenRow, ...]]:
+def cut(rows: Sequence[TokenRow], order: Sequence[int], batch_tokens: int) -> Iterator[tuple[TokenRow, ...]]:
+    """The rows in this order, in steps of at most `batch_tokens` tokens; a longer row has its own."""
     step: list[TokenRow] = []
     tokens = 0
-    for row in window:
+    for row in (rows[index] for index in order):
         if step and tokens + len(row.input_ids) > batch_tokens:
             yield tuple(step)
             step, tokens = [], 0

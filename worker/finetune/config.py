@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from worker.finetune.errors import InvalidConfigError
 
@@ -25,13 +25,22 @@ class DatasetByDescriptor:
     """Inherited; read to its end and closed."""
 
 
+RowSource: TypeAlias = DatasetByPath | DatasetByDescriptor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """See each field; the defaults are those of the training contract."""
 
     model_dir: Path
     output_dir: Path
-    dataset: DatasetByPath | DatasetByDescriptor
+    dataset: RowSource
+    checks: RowSource | None = None
+    """Questions with the answers they should get, asked after the planned steps; see `checks.py`."""
+    check_pass_share: float | None = None
+    """What share of a group's checks must be right, for each answer expected in it. None: only asked."""
+    extra_steps_share: float = 0.0
+    """How many steps may follow, as a share of the planned ones, while a group of checks is below that."""
     base_model: str
     """Catalogue id written into the adapter; the model folder's name unless given."""
     method: Literal["lora"] = "lora"
@@ -66,6 +75,14 @@ class RunConfig:
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
             raise InvalidConfigError("learning_rate must be a number above 0 and below 1")
+        for name, share in (
+            ("check_pass_share", self.check_pass_share),
+            ("extra_steps_share", self.extra_steps_share),
+        ):
+            if share is None and name == "check_pass_share":
+                continue
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise InvalidConfigError(f"{name} must be a number from 0 to 1")
         if self.method != "lora":
             raise InvalidConfigError("method must be 'lora'")
         if self.precision not in get_args(PrecisionChoice):
@@ -94,7 +111,11 @@ def parse_config(record: Mapping[str, Any]) -> RunConfig:
         if not isinstance(fields.get(name), str) or not fields[name]:
             raise InvalidConfigError(f"{name} must be a path")
         fields[name] = Path(fields[name])
-    fields["dataset"] = _parse_dataset(fields.get("dataset"))
+    fields["dataset"] = _parse_source(fields.get("dataset"), "dataset")
+    if fields.get("checks") is not None:
+        fields["checks"] = _parse_source(fields["checks"], "checks")
+        if fields["checks"] == fields["dataset"]:
+            raise InvalidConfigError("checks and dataset must be two sources")
     fields.setdefault("base_model", fields["model_dir"].resolve().name)
     targets = fields.get("lora_target_modules")
     if targets is not None:
@@ -104,11 +125,11 @@ def parse_config(record: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**fields)
 
 
-def _parse_dataset(value: object) -> DatasetByPath | DatasetByDescriptor:
+def _parse_source(value: object, name: str) -> RowSource:
     record = cast(dict[str, Any], value) if isinstance(value, dict) else {}
     match record:
         case {"fd": int(fd)} if len(record) == 1 and fd > 2:
             return DatasetByDescriptor(fd=fd)
         case {"path": str(path)} if len(record) == 1 and path:
             return DatasetByPath(path=Path(path))
-    raise InvalidConfigError('dataset must be {"fd": number above 2} or {"path": text}')
+    raise InvalidConfigError(f'{name} must be {{"fd": number above 2}} or {{"path": text}}')

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker.finetune.config import DatasetByDescriptor, DatasetByPath
+from worker.finetune.config import DatasetByDescriptor, DatasetByPath, RowSource
 from worker.finetune.errors import (
     ChatTemplateError,
     EmptyDatasetError,
@@ -32,6 +32,8 @@ class ChatRow:
     messages: tuple[dict[str, str], ...]
     system: Literal["template", "omit"]
     """Without a system message of its own: the template's default one, or no system segment at all."""
+    group: int | None = None
+    """Rows and checks of one group belong together: a group whose checks fail is trained on by its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class TokenRow:
     labels: tuple[int, ...]
     """Per position: the token itself where it carries loss, else IGNORED. A label is predicted from the
     position before it, so the first is always IGNORED."""
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class TokenDataset:
         return sum(label != IGNORED for row in self.rows for label in row.labels)
 
 
-def read_rows(dataset: DatasetByPath | DatasetByDescriptor) -> tuple[ChatRow, ...]:
+def read_rows(dataset: RowSource) -> tuple[ChatRow, ...]:
     """Read every row and leave no copy behind: a path is unlinked, a descriptor closed.
 
     Raises: UnreadableDatasetError, InvalidDatasetError (with the line), EmptyDatasetError.
@@ -98,7 +101,9 @@ def tokenize(
         if all(label == IGNORED for label in labels):
             skipped += 1
             continue
-        kept.append(TokenRow(input_ids=tuple(input_ids[:max_length_tokens]), labels=tuple(labels)))
+        kept.append(
+            TokenRow(input_ids=tuple(input_ids[:max_length_tokens]), labels=tuple(labels), group=row.group)
+        )
     if not kept:
         raise EmptyDatasetError("no row has an answer within max_length_tokens")
     return TokenDataset(rows=tuple(kept), truncated_rows=truncated, skipped_rows=skipped)
@@ -196,6 +201,9 @@ def _parse_row(line: bytes, number: int) -> ChatRow:
     system = record.get("system", "template")
     if system not in ("template", "omit"):
         raise InvalidDatasetError(f"line {number}: system must be 'template' or 'omit'")
+    group = record.get("group")
+    if group is not None and (type(group) is not int or group < 0):
+        raise InvalidDatasetError(f"line {number}: group must be a whole number, or left out")
     parsed = tuple(_parse_message(message, number, place) for place, message in enumerate(messages))
     if not any(message["role"] == "assistant" for message in parsed):
         raise InvalidDatasetError(f"line {number}: no assistant message to learn from")
@@ -203,7 +211,7 @@ def _parse_row(line: bytes, number: int) -> ChatRow:
         raise InvalidDatasetError(f"line {number}: only the first message may be a system message")
     if system == "omit" and parsed[0]["role"] == "system":
         raise InvalidDatasetError(f"line {number}: system 'omit' contradicts its system message")
-    return ChatRow(messages=parsed, system=system)
+    return ChatRow(messages=parsed, system=system, group=group)
 
 
 def _parse_message(message: object, number: int, place: int) -> dict[str, str]:

@@ -30,6 +30,11 @@ class InvalidDatasetError(FinetuneError, ValueError):
     category = "user"
 
 
+class InvalidChecksError(FinetuneError, ValueError):
+    code = "invalid_checks"
+    category = "server"
+
+
 class EmptyDatasetError(FinetuneError, ValueError):
     code = "empty_dataset"
     category = "user"

@@ -14,7 +14,7 @@ class Events:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def send(self, event: str, **fields: str | int | float | None) -> None:
+    def send(self, event: str, **fields: str | int | float | list[str] | None) -> None:
         self._stream.write(json.dumps({"event": event, **fields}, allow_nan=False) + "\n")
         self._stream.flush()
 

@@ -9,6 +9,15 @@ ROWS_AT_ONCE = 128
 that a long answer costs no memory to speak of."""
 
 
+def likeliest(hidden_AD: torch.Tensor, head_VD: torch.Tensor, hidden_N: torch.Tensor) -> list[int]:
+    """For each of N positions, the word with the largest logit; of equal ones the first."""
+    best: list[int] = []
+    for start in range(0, len(hidden_N), ROWS_AT_ONCE):
+        logits_NV = hidden_AD[hidden_N[start : start + ROWS_AT_ONCE]] @ head_VD.t()
+        best += logits_NV.argmax(dim=1).tolist()
+    return best
+
+
 def mean_loss_and_grad(
     hidden_AD: torch.Tensor, head_VD: torch.Tensor, hidden_N: torch.Tensor, labels_N: torch.Tensor
 ) -> tuple[float, torch.Tensor]:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from worker.finetune.attention import AttentionTrace, attend, attend_backward
 from worker.finetune.batches import Arrangement
 from worker.finetune.dataset import TokenRow
-from worker.finetune.head import mean_loss_and_grad
+from worker.finetune.head import likeliest, mean_loss_and_grad
 from worker.finetune.linear import AdaptedLinear, Adapter
 from worker.finetune.packing import AttentionOutputs, HeadCounts, PackedStep, pack
 
@@ -252,7 +252,7 @@ class LlamaTrainee:
         rotation = self._rotation(packed.place_U)
         x_UD = self._embeddings_VD[packed.input_ids_U]
         traces: list[_Trace] = []
-        kept = [packed.everywhere] * (len(self._layers) - 1) + [packed.at_answers]
+        kept = self._kept(packed)
         for layer, outputs in zip(self._layers, kept, strict=True):
             layer.refresh()
             x_UD, trace = layer.forward(x_UD, packed, rotation, outputs)
@@ -271,6 +271,22 @@ class LlamaTrainee:
                 grad_UD, traces.pop(), packed, rotation, kept[index], first=index == 0
             )
         return loss
+
+    @torch.no_grad()
+    def predict(self, step: Sequence[TokenRow]) -> list[int]:
+        packed = pack(step, self._heads, self._device)
+        rotation = self._rotation(packed.place_U)
+        x_UD = self._embeddings_VD[packed.input_ids_U]
+        for layer, outputs in zip(self._layers, self._kept(packed), strict=True):
+            layer.refresh()
+            x_UD, _ = layer.forward(x_UD, packed, rotation, outputs)
+        n_AD = torch.empty_like(x_UD)
+        normalise(x_UD, self._epsilon, out=n_AD)
+        return likeliest(n_AD * self._norm_weight_D, self._head_VD, packed.hidden_N)
+
+    def _kept(self, packed: PackedStep) -> list[AttentionOutputs]:
+        """Which positions each layer computes: the last one those that predict a label only."""
+        return [packed.everywhere] * (len(self._layers) - 1) + [packed.at_answers]
 
     def _rotation(self, place_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine of the rotary angles (Su et al. 2021, arXiv 2104.09864), each (U, 1, W)."""

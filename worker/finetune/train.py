@@ -1,4 +1,4 @@
-"""The training loop, flat: tokenize, load, step, save."""
+"""The training loop, flat: tokenize, load, step, check, save."""
 
 from __future__ import annotations
 
@@ -8,22 +8,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from worker.finetune.artifacts import save_adapter
 from worker.finetune.batches import count_steps, steps_of_epoch
+from worker.finetune.checks import (
+    MAX_ANSWER_CHARACTERS,
+    ask,
+    failing_groups,
+    steps_of_round,
+    tokenize_checks,
+)
 from worker.finetune.config import RunConfig
-from worker.finetune.dataset import ChatRow, tokenize
+from worker.finetune.dataset import IGNORED, ChatRow, TokenDataset, TokenRow, tokenize
 from worker.finetune.errors import LossNotFiniteError
 from worker.finetune.events import Events
 from worker.finetune.loading import load_tokenizer, load_trainee
 from worker.finetune.precision import choose_dtype, usable_threads
+from worker.finetune.trainee import Trainee
 
 MAX_GRADIENT_NORM = 1.0
 _EVENT_INTERVAL_SECONDS = 0.25
 
+MAX_ROUNDS = 4
+"""The extra steps are spent in so many rounds at most: each ends with all checks asked again, which costs
+about as much as two of its steps."""
+ROUND_RATE_SHARE = 0.2
+"""A further round's constant rate, by the first planned step's: enough to learn by, and what the decay to 0
+has settled is kept."""
 
-def train(config: RunConfig, rows: Sequence[ChatRow], events: Events) -> None:
-    """Run one fine-tuning job from rows to adapter files.
+
+def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow], events: Events) -> None:
+    """Run one fine-tuning job from rows to files.
 
     Raises: FinetuneError, and whatever torch raises when memory runs out.
     """
@@ -33,17 +49,9 @@ def train(config: RunConfig, rows: Sequence[ChatRow], events: Events) -> None:
     dtype = choose_dtype(config.precision, device)
     tokenizer = load_tokenizer(config.model_dir)
     dataset = tokenize(rows, tokenizer, max_length_tokens=config.max_length_tokens)
+    asked = tokenize_checks(checks, tokenizer)
     trainee = load_trainee(config, device=device, dtype=dtype)
-    optimizer = torch.optim.AdamW(
-        trainee.parameters, lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, fused=True
-    )
-    total_steps = count_steps(
-        dataset.rows,
-        batch_tokens=config.batch_tokens,
-        seed=config.seed,
-        n_epochs=config.n_epochs,
-        arrangement=trainee.arrangement,
-    )
+    run = _Run(config, trainee, dataset, events)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     events.send(
         "started",
@@ -52,72 +60,160 @@ def train(config: RunConfig, rows: Sequence[ChatRow], events: Events) -> None:
         answer_tokens=dataset.answer_tokens,
         truncated_rows=dataset.truncated_rows,
         skipped_rows=dataset.skipped_rows,
-        total_steps=total_steps,
+        total_steps=run.total_steps,
         precision=precision,
         threads=threads,
         device=device.type,
     )
-
-    total_tokens = dataset.tokens * config.n_epochs
-    started = last_event = time.monotonic()
-    step = tokens = 0
-    loss = math.nan
-    for epoch in range(config.n_epochs):
-        for step_rows in steps_of_epoch(
-            dataset.rows,
-            batch_tokens=config.batch_tokens,
-            seed=config.seed,
-            epoch=epoch,
-            arrangement=trainee.arrangement,
-        ):
-            learning_rate = config.learning_rate * (1 - step / total_steps)
-            optimizer.param_groups[0]["lr"] = learning_rate
-            loss = trainee.backpropagate(step_rows)
-            gradient_norm = torch.nn.utils.clip_grad_norm_(trainee.parameters, MAX_GRADIENT_NORM)
-            if not math.isfinite(loss) or not math.isfinite(gradient_norm):
-                raise LossNotFiniteError(
-                    f"the loss is no longer finite at step {step + 1}; try a lower learning rate"
-                )
-            optimizer.step()
-            step += 1
-            tokens += sum(len(row.input_ids) for row in step_rows)
-            now = time.monotonic()
-            if now - last_event >= _EVENT_INTERVAL_SECONDS or step in (1, total_steps):
-                last_event = now
-                rate = tokens / (now - started)
-                events.send(
-                    "step",
-                    step=step,
-                    total_steps=total_steps,
-                    epoch=epoch + 1,
-                    loss=round(loss, 6),
-                    learning_rate=learning_rate,
-                    tokens=tokens,
-                    tokens_per_second=round(rate, 1),
-                    elapsed_seconds=round(now - started, 2),
-                    eta_seconds=round((total_tokens - tokens) / rate, 1),
-                )
-    seconds = time.monotonic() - started
+    run.planned_epochs()
+    if asked:
+        run.check(asked, tokenizer)
 
     events.send("saving")
     facts: dict[str, str | int | float] = {
         "rows": len(dataset.rows),
-        "tokens trained on": tokens,
-        "steps": step,
-        "last loss": round(loss, 4),
+        "tokens trained on": run.tokens,
+        "steps": run.step,
+        "last loss": round(run.loss, 4),
         "precision": precision,
         "base weights": base_digest(config.model_dir),
     }
     save_adapter(trainee.adapter_state(), config=config, target_modules=trainee.target_modules, facts=facts)
     events.send(
         "finished",
-        steps=step,
-        tokens=tokens,
-        seconds=round(seconds, 2),
-        tokens_per_second=round(tokens / seconds, 1),
-        final_loss=round(loss, 6),
-        trained_tokens=dataset.answer_tokens * config.n_epochs,
+        steps=run.step,
+        rounds=run.round,
+        tokens=run.tokens,
+        seconds=round(run.seconds, 2),
+        tokens_per_second=round(run.tokens / run.seconds, 1),
+        final_loss=round(run.loss, 6),
+        trained_tokens=run.answer_tokens,
     )
+
+
+class _Run:
+    """The steps of one run: the planned epochs, then, where checks ask for it, further rounds."""
+
+    def __init__(self, config: RunConfig, trainee: Trainee, dataset: TokenDataset, events: Events) -> None:
+        self._config = config
+        self._trainee = trainee
+        self._dataset = dataset
+        self._events = events
+        self._optimizer = torch.optim.AdamW(
+            trainee.parameters, lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, fused=True
+        )
+        self.planned_steps = self.total_steps = count_steps(
+            dataset.rows,
+            batch_tokens=config.batch_tokens,
+            seed=config.seed,
+            n_epochs=config.n_epochs,
+            arrangement=trainee.arrangement,
+        )
+        self._total_tokens = dataset.tokens * config.n_epochs
+        self.step = self.tokens = self.answer_tokens = self.round = 0
+        self.loss = math.nan
+        self.seconds = 0.0
+        """Spent on steps; questions are not counted."""
+        self._last_event = 0.0
+
+    def planned_epochs(self) -> None:
+        """The rate falls linearly from the configured one to 0."""
+        for epoch in range(self._config.n_epochs):
+            for step_rows in steps_of_epoch(
+                self._dataset.rows,
+                batch_tokens=self._config.batch_tokens,
+                seed=self._config.seed,
+                epoch=epoch,
+                arrangement=self._trainee.arrangement,
+            ):
+                rate = self._config.learning_rate * (1 - self.step / self.planned_steps)
+                self._take(step_rows, rate, epoch=epoch + 1)
+
+    def check(self, checks: Sequence[TokenRow], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Ask, report, and train on while a group fails and steps are left."""
+        share = self._config.check_pass_share
+        budget = math.floor(self._config.extra_steps_share * self.planned_steps)
+        while True:
+            answers = ask(self._trainee, checks, batch_tokens=self._config.batch_tokens)
+            failing = failing_groups(checks, answers, pass_share=share or 0.0)
+            self._report(checks, answers, failing, tokenizer)
+            left = budget - (self.step - self.planned_steps)
+            if not failing or left < 1:
+                return
+            self.round += 1
+            self._further_round(failing, steps=min(left, math.ceil(budget / MAX_ROUNDS)))
+
+    def _further_round(self, failing: frozenset[int | None], *, steps: int) -> None:
+        chosen = list(
+            steps_of_round(
+                self._dataset.rows,
+                failing,
+                steps=steps,
+                batch_tokens=self._config.batch_tokens,
+                seed=self._config.seed,
+                number=self.round,
+                arrangement=self._trainee.arrangement,
+            )
+        )
+        self.total_steps += len(chosen)
+        self._total_tokens += sum(len(row.input_ids) for step_rows in chosen for row in step_rows)
+        for step_rows in chosen:
+            rate = self._config.learning_rate * ROUND_RATE_SHARE
+            self._take(step_rows, rate, epoch=self._config.n_epochs)
+
+    def _take(self, step_rows: Sequence[TokenRow], learning_rate: float, *, epoch: int) -> None:
+        """One optimizer step.
+
+        Raises: LossNotFiniteError.
+        """
+        started = time.monotonic()
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self.loss = self._trainee.backpropagate(step_rows)
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self._trainee.parameters, MAX_GRADIENT_NORM)
+        if not math.isfinite(self.loss) or not math.isfinite(gradient_norm):
+            raise LossNotFiniteError(
+                f"the loss is no longer finite at step {self.step + 1}; try a lower learning rate"
+            )
+        self._optimizer.step()
+        self.step += 1
+        self.tokens += sum(len(row.input_ids) for row in step_rows)
+        self.answer_tokens += sum(label != IGNORED for row in step_rows for label in row.labels)
+        now = time.monotonic()
+        self.seconds += now - started
+        if now - self._last_event >= _EVENT_INTERVAL_SECONDS or self.step in (1, self.total_steps):
+            self._last_event = now
+            rate = self.tokens / self.seconds
+            self._events.send(
+                "step",
+                step=self.step,
+                total_steps=self.total_steps,
+                epoch=epoch,
+                round=self.round,
+                loss=round(self.loss, 6),
+                learning_rate=learning_rate,
+                tokens=self.tokens,
+                tokens_per_second=round(rate, 1),
+                elapsed_seconds=round(self.seconds, 2),
+                eta_seconds=round((self._total_tokens - self.tokens) / rate, 1),
+            )
+
+    def _report(
+        self,
+        checks: Sequence[TokenRow],
+        answers: Sequence[int],
+        failing: frozenset[int | None],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        texts = [str(tokenizer.decode([token])).strip()[:MAX_ANSWER_CHARACTERS] for token in answers]
+        groups = len({check.group for check in checks})
+        self._events.send(
+            "checked",
+            round=self.round,
+            extra_steps=self.step - self.planned_steps,
+            groups=groups,
+            groups_passed=groups - len(failing),
+            answers=texts,
+        )
 
 
 def base_digest(model_dir: Path) -> str:

@@ -28,5 +28,8 @@ class Trainee(Protocol):
         Returns: that loss, in nats a token.
         """
 
+    def predict(self, step: Sequence[TokenRow]) -> list[int]:
+        """The likeliest token at every position that carries loss, row after row. Forward only."""
+
     def adapter_state(self) -> Mapping[str, torch.Tensor]:
         """The adapter in fp32 under the names of peft's `adapter_model.safetensors`."""

@@ -52,6 +52,22 @@ class TransformerTrainee:
         return self._parameters
 
     def backpropagate(self, step: Sequence[TokenRow]) -> float:
+        for parameter in self._parameters:
+            parameter.grad = None
+        logits_NV, labels_N = self._logits(step)
+        loss = F.cross_entropy(logits_NV.float(), labels_N)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def predict(self, step: Sequence[TokenRow]) -> list[int]:
+        self._model.eval()
+        logits_NV, _ = self._logits(step)
+        self._model.train()
+        return [int(token) for token in logits_NV.argmax(dim=1)]
+
+    def _logits(self, step: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, V) and the labels (N): only positions that predict a label reach the vocabulary."""
         longest = max(len(row.input_ids) for row in step)
         input_ids_BT = torch.zeros(len(step), longest, dtype=torch.long)
         mask_BT = torch.zeros_like(input_ids_BT)
@@ -61,19 +77,13 @@ class TransformerTrainee:
             input_ids_BT[index, :length] = torch.tensor(row.input_ids)
             labels_BT[index, :length] = torch.tensor(row.labels)
             mask_BT[index, :length] = 1
-        for parameter in self._parameters:
-            parameter.grad = None
         causal_lm: Any = self._model.get_base_model()
         hidden_BTD = causal_lm.get_decoder()(
             input_ids=input_ids_BT.to(self._device), attention_mask=mask_BT.to(self._device)
         ).last_hidden_state
-        # Flattened before the head: only positions that predict a label reach the vocabulary.
         labels = labels_BT[:, 1:].to(self._device)
         hidden_ND = hidden_BTD[:, :-1][labels != IGNORED]
-        logits_NV = causal_lm.get_output_embeddings()(hidden_ND)
-        loss = F.cross_entropy(logits_NV.float(), labels[labels != IGNORED])
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return causal_lm.get_output_embeddings()(hidden_ND), labels[labels != IGNORED]
 
     def adapter_state(self) -> Mapping[str, torch.Tensor]:
         state = get_peft_model_state_dict(self._model, save_embedding_layers=False)

@@ -69,10 +69,8 @@ def randomise(trainee: LlamaTrainee) -> None:
     trainee.parameters[0].copy_(torch.randn_like(trainee.parameters[0]) * 0.1)
 
 
-def reference_grads(
-    model: Any, state: Mapping[str, torch.Tensor], step: Sequence[TokenRow]
-) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of the same adapter through peft and autograd."""
+def general_trainee(model: Any, state: Mapping[str, torch.Tensor]) -> TransformerTrainee:
+    """The same adapter in peft."""
     trainee = TransformerTrainee(
         model, lora_rank=RANK, lora_alpha=LORA_ALPHA, target_modules=PROJECTIONS, seed=0
     )
@@ -80,6 +78,15 @@ def reference_grads(
     with torch.no_grad():
         for name, parameter in zip(names, trainee.parameters, strict=True):
             parameter.copy_(state[name.replace(".default", "")])
+    return trainee
+
+
+def reference_grads(
+    model: Any, state: Mapping[str, torch.Tensor], step: Sequence[TokenRow]
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the same adapter through peft and autograd."""
+    trainee = general_trainee(model, state)
+    names = [name for name, value in trainee._model.named_parameters() if value.requires_grad]
     loss = trainee.backpropagate(step)
     grads = {
         name.replace(".default", ""): parameter.grad
@@ -125,6 +132,29 @@ def test_gradients_are_replaced_not_added_up() -> None:
     trainee.backpropagate(rows())
     for name, grad in own_grads(trainee).items():
         torch.testing.assert_close(grad, first[name], msg=name)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_predictions_are_those_of_peft_and_leave_training_as_it_was(tied: bool) -> None:
+    """The likeliest token at every label, of both trainees, row after row; gradients are not touched."""
+    model = tiny_llama(tied=tied)
+    trainee = LlamaTrainee(copy.deepcopy(model), lora_rank=RANK, lora_alpha=LORA_ALPHA, seed=1)
+    randomise(trainee)
+    loss = trainee.backpropagate(rows())
+    before = {name: grad.clone() for name, grad in own_grads(trainee).items()}
+    predicted = trainee.predict(rows())
+    for name, grad in own_grads(trainee).items():
+        torch.testing.assert_close(grad, before[name], rtol=0, atol=0)
+    general = general_trainee(model, trainee.adapter_state())
+    expected = []
+    for row in rows():
+        with torch.no_grad():
+            best = general._model(input_ids=torch.tensor([row.input_ids])).logits[0].argmax(dim=1)
+        expected += [int(best[place - 1]) for place, label in enumerate(row.labels) if label != IGNORED]
+    assert len(set(expected)) > 2
+    assert predicted == expected
+    assert general.predict(rows()) == expected
+    assert general.backpropagate(rows()) == pytest.approx(loss, rel=1e-6)
 
 
 def test_a_row_is_not_influenced_by_the_rows_beside_it() -> None:

@@ -117,6 +117,89 @@ def test_a_dataset_comes_through_an_inherited_descriptor(run: Run) -> None:
     assert (code, events[1]["rows"]) == (0, 4)
 
 
+class TestChecks:
+    """Asked after the planned steps; where they fail and steps are granted, further rounds."""
+
+    def checks(self, run: Run, *expected: tuple[int, str]) -> dict[str, str]:
+        path = run.folder / "checks.jsonl"
+        lines = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"question {index} {SECRET_WORD}"},
+                    {"role": "assistant", "content": answer},
+                ],
+                "group": group,
+            }
+            for index, (group, answer) in enumerate(expected)
+        ]
+        path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+        return {"path": str(path)}
+
+    def rows(self) -> str:
+        """Every answer begins with Y; a third of the rows belong to group 1."""
+        made = rows()
+        for index, row in enumerate(made):
+            row["messages"][-1]["content"] = "Yes."
+            if index % 3 == 0:
+                row["group"] = 1
+        return "\n".join(map(json.dumps, made))
+
+    def test_what_was_learned_ends_the_run(self, run: Run) -> None:
+        config = {
+            "checks": self.checks(run, (0, "Yes"), (1, "Yes"), (1, "Yes")),
+            "check_pass_share": 1.0,
+            "extra_steps_share": 1.0,
+            "learning_rate": 0.05,
+            "n_epochs": 6,
+        }
+        code, events, err = run.finish(run.start(text=self.rows(), config=config))
+        assert code == 0, err
+        (checked,) = [event for event in events if event["event"] == "checked"]
+        assert checked == {
+            "event": "checked", "round": 0, "extra_steps": 0, "groups": 2, "groups_passed": 2,
+            "answers": ["Y", "Y", "Y"],
+        }  # fmt: skip
+        assert events[-1]["steps"] == events[1]["total_steps"]
+        assert events[-1]["rounds"] == 0
+        assert events[-1]["trained_tokens"] == 6 * events[1]["answer_tokens"]
+        assert not (run.folder / "checks.jsonl").exists()
+        assert SECRET_WORD not in err + json.dumps(events)
+
+    def test_what_was_not_learned_gets_the_granted_steps_and_no_more(self, run: Run) -> None:
+        """Nothing teaches the answer that group 1 expects, so the budget is spent and said to be."""
+        config = {
+            "checks": self.checks(run, (0, "Yes"), (1, "No")),
+            "check_pass_share": 0.5,
+            "extra_steps_share": 0.5,
+            "learning_rate": 0.05,
+            "n_epochs": 6,
+        }
+        code, events, _ = run.finish(run.start(text=self.rows(), config=config))
+        assert code == 0
+        planned = events[1]["total_steps"]
+        checked = [event for event in events if event["event"] == "checked"]
+        steps = [event for event in events if event["event"] == "step"]
+        assert [event["round"] for event in checked] == list(range(len(checked)))
+        assert 2 <= len(checked) <= 5
+        assert checked[-1]["extra_steps"] == planned // 2
+        assert {event["groups_passed"] for event in checked} == {1}
+        assert events[-1]["steps"] == planned + planned // 2 == steps[-1]["step"]
+        assert events[-1]["rounds"] == len(checked) - 1
+        assert events[-1]["trained_tokens"] > 6 * events[1]["answer_tokens"]
+        totals = [event["total_steps"] for event in steps]
+        assert totals == sorted(totals)
+        assert totals[0] == planned < totals[-1] == steps[-1]["step"]
+        assert all(event["eta_seconds"] >= 0 for event in steps)
+        assert steps[-1]["learning_rate"] == pytest.approx(0.2 * 0.05)
+
+    def test_checks_alone_grant_no_steps(self, run: Run) -> None:
+        config = {"checks": self.checks(run, (0, "Never")), "extra_steps_share": 0.5}
+        code, events, _ = run.finish(run.start(config=config))
+        assert code == 0
+        assert [event["round"] for event in events if event["event"] == "checked"] == [0]
+        assert events[-1]["steps"] == events[1]["total_steps"]
+
+
 def no_space(run: Run) -> dict[str, Any]:
     """A file-size limit is what an ordinary account can set up; the kernel then answers EFBIG."""
     limit: Callable[[], None] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # noqa: E731
@@ -142,6 +225,7 @@ def corrupt_model(run: Run) -> dict[str, Any]:
             "server",
         ),
         (lambda run: {"config": {"learning_rate": 7}}, "invalid_config", "server"),
+        (lambda run: {"config": {"checks": {"path": "/no"}}}, "unreadable_dataset", "server"),
         (lambda run: {"config": {"learning_rate": 0.999, "n_epochs": 1, "lora_alpha": 4096}}, None, None),
         (corrupt_model, "corrupt_base_model", "server"),
         (lambda run: {"config": {"model_dir": str(run.folder / "none")}}, "corrupt_base_model", "server"),
