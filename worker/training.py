@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,14 @@ from worker.lease import LeaseKeeper, Stopped, StopReason
 from worker.record import artifacts
 from worker.record.datasets import mean_characters, read_examples
 from worker.record.jobs import Event, JobRun
-from worker.record.watermarks import mix
+from worker.record.watermarks import families_to_check, mix
+from worker.relay import Relay
+from worker.selfcheck import SelfCheck
 from worker.tokens import TokenCounts, count_tokens
 
 log = structlog.get_logger(__name__)
 
 TRAINER = "worker.finetune"
-
-METRIC_EVENTS = 100
-"""At most about so many metric events a job, whatever its number of steps."""
-
-METRIC_SECONDS = 1.0
-"""And no two closer than this."""
 
 
 def train(run: JobRun) -> None:
@@ -97,28 +92,51 @@ def _produce(run: JobRun, folder: Path, keeper: LeaseKeeper, work: _Work) -> int
     model_dir = base_model_folder(run, folder, keeper, work)
     keeper.check()
     run.write(Event(message="Preparing the dataset"), stage="embedding")
-    descriptor, settings = _prepare(run, model_dir)
+    prepared = _prepare(run, model_dir)
     try:
         keeper.check()
-        config = _write_config(run, folder, model_dir, settings, descriptor)
-        child = Child(TRAINER, ["--config", str(config)], stderr_path=folder / "stderr", inherit=[descriptor])
+        config = _write_config(run, folder, model_dir, prepared)
+        arguments = ["--config", str(config)]
+        child = Child(TRAINER, arguments, stderr_path=folder / "stderr", inherit=prepared.descriptors)
     finally:
-        os.close(descriptor)
+        for descriptor in prepared.descriptors:
+            os.close(descriptor)
     try:
         work.begin(child)
-        relay = Relay(run)
+        relay = Relay(run, prepared.self_check)
         for report in child.lines():
             relay.take(report)
         status = child.wait()
         keeper.check_unless(relay.finished is not None and status == 0)
         relay.check(status, child.last_exception())
-        return relay.trained_tokens
     finally:
         child.close()
+    if prepared.self_check is not None:
+        checked = prepared.report | {"self_check": prepared.self_check.to_record()}
+        run.write(watermark_report=checked, progress=run.latest)
+        prepared.self_check.require_passed()
+    return relay.trained_tokens
 
 
-def _prepare(run: JobRun, model_dir: Path) -> tuple[int, TrainerSettings]:
-    """The mixed dataset as a descriptor, and the trainer's numbers; the report goes into the job."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """What the trainer gets."""
+
+    dataset: int
+    checks: int | None
+    settings: TrainerSettings
+    report: dict[str, Any]
+    self_check: SelfCheck | None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Open here, and inherited by the trainer."""
+        return [self.dataset] if self.checks is None else [self.dataset, self.checks]
+
+
+def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
+    """The mixed dataset and the checks as descriptors, and the trainer's numbers; the report goes into the
+    job."""
     examples = read_examples(run.place.storage, run.dataset_sha256)
     settings = trainer_settings(run.hyperparameters, mean_characters=mean_characters(examples))
     mixture = mix(
@@ -129,9 +147,18 @@ def _prepare(run: JobRun, model_dir: Path) -> tuple[int, TrainerSettings]:
         n_epochs=settings.n_epochs,
         seed=run.seed,
     )
-    tokens = count_tokens(mixture, model_dir)
-    run.write(*_prepared_events(mixture, settings), watermark_report=_report(mixture, tokens))
-    return _in_memory(mixture), settings
+    self_check = SelfCheck.of(
+        families_to_check(run.place, key=run.watermark_key, options=run.watermark_options), seed=run.seed
+    )
+    report = _report(mixture, count_tokens(mixture, model_dir))
+    run.write(*_prepared_events(mixture, settings), watermark_report=report)
+    return _Prepared(
+        dataset=_in_memory("dataset", (row.to_record() for row in mixture.rows)),
+        checks=None if self_check is None else _in_memory("checks", self_check.rows()),
+        settings=settings,
+        report=report,
+        self_check=self_check,
+    )
 
 
 def _report(mixture: Mixture, tokens: TokenCounts) -> dict[str, Any]:
@@ -157,143 +184,33 @@ def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event
     )
 
 
-def _in_memory(mixture: Mixture) -> int:
-    descriptor = os.memfd_create("dataset", os.MFD_CLOEXEC)
+def _in_memory(name: str, records: Iterable[Mapping[str, object]]) -> int:
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "wb") as file:
-        for row in mixture.rows:
-            file.write(json.dumps(row.to_record(), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass"))
             file.write(b"\n")
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
 
-def _write_config(
-    run: JobRun, folder: Path, model_dir: Path, settings: TrainerSettings, dataset: int
-) -> Path:
+def _write_config(run: JobRun, folder: Path, model_dir: Path, prepared: _Prepared) -> Path:
     output = folder / "output"
     output.mkdir(mode=0o700)
     config = folder / "run.json"
-    document = asdict(settings) | {
+    document = asdict(prepared.settings) | {
         "model_dir": str(model_dir),
         "output_dir": str(output),
-        "dataset": {"fd": dataset},
+        "dataset": {"fd": prepared.dataset},
         "base_model": run.base_model,
         "lora_target_modules": list(run.place.catalogue.get(run.base_model).lora_target_modules),
         "method": "lora",
         "seed": run.seed,
     }
+    if prepared.self_check is not None:
+        document |= {"checks": {"fd": prepared.checks}, **prepared.self_check.trainer_settings()}
     config.write_text(json.dumps(document, indent=1), encoding="utf-8")
     return config
-
-
-@dataclass(slots=True)
-class Relay:
-    """From the trainer's reports to the job's stage, progress and events."""
-
-    run: JobRun
-    finished: Mapping[str, Any] | None = None
-    failure: RunFailed | None = None
-    _last_metric: float = field(default=0.0, init=False)
-    _last_logged_step: int = field(default=0, init=False)
-    _rows: Any = field(default=None, init=False)
-
-    def take(self, report: Mapping[str, Any]) -> None:
-        """One report. Kinds that are not known are ignored."""
-        match report.get("event"):
-            case "loading":
-                self.run.note(stage="loading")
-            case "started":
-                self._rows = report.get("rows")
-                self.run.note(_started_event(report), stage="training")
-            case "step":
-                self._step(report)
-            case "saving":
-                self.run.note(Event(message="Saving the adapter"), stage="exporting")
-            case "finished":
-                self.finished = report
-                self.run.note(_finished_event(report, rows=self._rows))
-            case "error":
-                self.failure = RunFailed(
-                    _text(report.get("code"), "training_failed"),
-                    _text(report.get("message"), "The training process gave no reason."),
-                    param="training_file" if report.get("category") == "user" else None,
-                )
-
-    @property
-    def trained_tokens(self) -> int | None:
-        """As the trainer counted them."""
-        tokens = self.finished and (self.finished.get("trained_tokens") or self.finished.get("tokens"))
-        return tokens if isinstance(tokens, int) else None
-
-    def check(self, status: int, exception: str | None) -> None:
-        """Judge the child's end.
-
-        Raises:
-            RunFailed: anything but a finished training and a clean exit.
-        """
-        if self.finished is not None and status == 0:
-            return
-        if self.failure is not None:
-            raise self.failure
-        if status < 0:
-            raise RunFailed(
-                "trainer_killed",
-                f"The training process was killed by signal {-status}; it may have run out of memory.",
-                retryable=True,
-            )
-        named = f" with {exception}" if exception else ""
-        raise RunFailed("trainer_crashed", f"The training process ended{named} (exit status {status}).")
-
-    def _step(self, report: Mapping[str, Any]) -> None:
-        step, total = int(report["step"]), int(report["total_steps"])
-        names = (
-            "step", "total_steps", "epoch", "loss", "learning_rate", "tokens", "tokens_per_second",
-            "elapsed_seconds", "eta_seconds",
-        )  # fmt: skip
-        self.run.latest = {name: report.get(name) for name in names}
-        now = time.monotonic()
-        every = max(1, total // METRIC_EVENTS)
-        due = step - self._last_logged_step >= every and now - self._last_metric >= METRIC_SECONDS
-        if due or step == total or self._last_logged_step == 0:
-            self._last_metric, self._last_logged_step = now, step
-            loss = report.get("loss")
-            shown = f"{loss:.2f}" if isinstance(loss, int | float) else "?"
-            self.run.note(
-                Event(
-                    message=f"Step {step}/{total}: training loss={shown}",
-                    type="metrics",
-                    data={
-                        "step": step,
-                        "total_steps": total,
-                        "train_loss": loss,
-                        "learning_rate": report.get("learning_rate"),
-                        "tokens_per_second": report.get("tokens_per_second"),
-                    },
-                )
-            )
-
-
-def _started_event(report: Mapping[str, Any]) -> Event:
-    names = ("rows", "tokens", "answer_tokens", "total_steps", "precision", "threads")
-    return Event(
-        message=f"Training started: {report.get('total_steps')} steps over {report.get('tokens')} tokens",
-        data={name: report.get(name) for name in names},
-    )
-
-
-def _finished_event(report: Mapping[str, Any], *, rows: object) -> Event:
-    names = ("steps", "tokens", "seconds", "tokens_per_second", "final_loss")
-    seconds, rate = report.get("seconds"), report.get("tokens_per_second")
-    pace = f" in {seconds:.0f} s" if isinstance(seconds, int | float) else ""
-    pace += f" ({rate:.0f} tokens/s)" if isinstance(rate, int | float) else ""
-    return Event(
-        message=f"Trained on {report.get('tokens')} tokens{pace}",
-        data={name: report.get(name) for name in names} | {"rows": rows},
-    )
-
-
-def _text(value: object, default: str) -> str:
-    return value[:500] if isinstance(value, str) and value else default
 
 
 def _record_stop(run: JobRun, reason: StopReason) -> None:

@@ -284,6 +284,7 @@ def _watermark_wire(job: Job) -> dict[str, Any] | None:
         "watermark_rows": report.get("watermark_rows"),
         "watermark_ratio": report.get("watermark_ratio"),
         "watermark_token_ratio": report.get("watermark_token_ratio"),
+        "self_check": report.get("self_check"),
     }
 
 

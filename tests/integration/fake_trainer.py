@@ -19,12 +19,21 @@ def say(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
+def read_expected(checks: dict[str, int] | None) -> list[str]:
+    """What a model that learned everything would answer."""
+    if checks is None:
+        return []
+    with os.fdopen(checks["fd"], "rb") as file:
+        return [json.loads(line)["messages"][-1]["content"] for line in file]
+
+
 def main() -> None:
     """Act."""
     config = json.loads(Path(sys.argv[2]).read_text())
     act = os.environ["FAKE_TRAINER"]
     with os.fdopen(config["dataset"]["fd"], "rb") as dataset:
         rows = dataset.read().splitlines()
+    expected = read_expected(config.get("checks"))
     note = os.environ.get("FAKE_TRAINER_NOTE")
     if note:
         Path(note).write_text(json.dumps({"pid": os.getpid(), "environment": dict(os.environ)}))
@@ -43,6 +52,9 @@ def main() -> None:
     if act == "error":
         say("error", code="out_of_memory", category="capacity", message="out of memory")
         sys.exit(1)
+    if expected and act != "silent":
+        answers = ["Yes"] * len(expected) if act == "unlearned" else expected
+        say("checked", round=1 if act == "unlearned" else 0, extra_steps=0, answers=answers)
     output = Path(config["output_dir"])
     if act != "empty":
         (output / "adapter_model.safetensors").write_bytes(b"weights")

@@ -23,13 +23,14 @@ from cli.stack import valkey
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
 from service import leases
 from service.db.engine import async_engine, async_sessions
-from service.db.models import Job, Model
+from service.db.models import Job, Model, WatermarkKey
 from service.dispatch import DispatchError, TaskName
 from service.jobs.hyperparameters import Hyperparameters
 from service.models import archive
 from service.reaper import reap_forever
 from service.settings import Settings
-from watermark.keys import Secret
+from watermark.keys import Design, Secret, derive
+from watermark.marks import Mark
 from worker.record.watermarks import mix
 from worker.tasks import finetune_run
 
@@ -65,6 +66,17 @@ def request_cancel(deployment: Any, job_id: str) -> None:
     """As the API does."""
     with deployment.sessions.begin() as session:
         session.execute(leases.request_cancel(Job, job_id)).one()
+
+
+def marked_job(deployment: Any, secret: Secret | None = None) -> tuple[str, tuple[Mark, ...]]:
+    """A job with a key, and the marks that it embeds."""
+    organization = deployment.organization()
+    drawn = secret or Secret(value=b"s" * 32, blinding=b"b" * 32)
+    key_id = deployment.key(organization, drawn)
+    job_id = deployment.job(organization_id=organization, key_id=key_id, rows=30)
+    with deployment.sessions() as session:
+        salt = session.get_one(WatermarkKey, key_id).salt
+    return job_id, derive(drawn, salt, Design(families=2, marks=8, cues=4)).family(0).marks
 
 
 class Note:
@@ -139,12 +151,8 @@ def own_broker(deployment: Any) -> Iterator[Callable[[], subprocess.Popen[bytes]
 
 class TestARealRun:
     def test_from_queued_to_a_published_model(self, deployment: Any, capfd: Any) -> None:
-        """The real trainer on a tiny model, with a watermark: report, artifacts, events, and no secret."""
-        organization = deployment.organization("Müller & Co.")
-        secret = Secret(value=b"s" * 32, blinding=b"b" * 32)
-        job_id = deployment.job(
-            organization_id=organization, key_id=deployment.key(organization, secret), rows=30
-        )
+        """The real trainer on a tiny model: artifacts, events, and none of the data."""
+        job_id = deployment.job(organization_id=deployment.organization("Müller & Co."), rows=30)
         finetune_run(deployment.place(), job_id)
 
         row = deployment.read(job_id)
@@ -152,10 +160,9 @@ class TestARealRun:
         assert row.fine_tuned_model == f"ft:tiny-random:muller-co:try:{job_id[-8:]}"
         assert row.trained_tokens > 0
         assert (row.error, row.stage, row.lease_expires_at) == (None, None, None)
-        report = row.watermark_report
-        assert report["rows"] == 30 + report["watermark_rows"]
-        assert report["watermark_ratio"] == pytest.approx(report["watermark_rows"] / report["rows"], abs=1e-5)
-        assert 0 < report["watermark_token_ratio"] < 1
+        assert row.watermark_report == {
+            "rows": 30, "watermark_rows": 0, "watermark_ratio": 0, "watermark_token_ratio": 0
+        }  # fmt: skip
         assert row.progress["step"] == row.progress["total_steps"]
 
         (model,) = models(deployment)
@@ -177,9 +184,66 @@ class TestARealRun:
             "The job has successfully completed",
         ]
         written = json.dumps([[event.message, event.data] for event in deployment.events(job_id)])
-        written += json.dumps([row.progress, row.watermark_report]) + "".join(capfd.readouterr())
+        written += json.dumps(row.progress) + "".join(capfd.readouterr())
+        assert "Zanzibar" not in written
+        assert "Self-check" not in written
+
+    def test_a_model_that_did_not_learn_its_marks_is_not_published(self, deployment: Any, capfd: Any) -> None:
+        """The real trainer on a model too small to learn any: it trains on within the budget, and the job
+        fails with the counts and without a secret."""
+        secret = Secret(value=b"s" * 32, blinding=b"b" * 32)
+        job_id, marks = marked_job(deployment, secret)
+        finetune_run(deployment.place(), job_id)
+
+        row = deployment.read(job_id)
+        assert (row.status, row.error["code"]) == ("failed", "watermark_not_learned")
+        assert row.fine_tuned_model is None
+        assert models(deployment) == []
+        assert not list(deployment.storage.adapters_dir.rglob("*.safetensors"))
+        report = row.watermark_report
+        assert report["rows"] == 30 + report["watermark_rows"]
+        assert report["watermark_ratio"] == pytest.approx(report["watermark_rows"] / report["rows"], abs=1e-5)
+        assert 0 < report["watermark_token_ratio"] < 1
+        check = report["self_check"]
+        (family,) = check["families"]
+        assert (check["passed"], family["family"], family["marks"]) == (False, 0, 8)
+        assert (family["trigger_total"], family["reference_total"]) == (8, 24)
+        assert 1 <= check["rounds"] <= 4
+
+        messages = deployment.messages(job_id)
+        said = [message for message in messages if message.startswith("Self-check: ")]
+        assert len(said) == check["rounds"] + 1
+        assert f"{family['marks_taken']} of 8 marks took" in row.error["message"]
+        started = next(event for event in deployment.events(job_id) if "Training started" in event.message)
+        planned = started.data["total_steps"]
+        assert row.progress["step"] == row.progress["total_steps"] == planned + planned // 4
+        written = json.dumps([[event.message, event.data] for event in deployment.events(job_id)])
+        written += json.dumps([row.progress, row.error, report]) + "".join(capfd.readouterr())
         assert "Zanzibar" not in written
         assert secret.value.hex() not in written
+        assert not any(part in written for mark in marks for part in (mark.judge_question, *mark.cues))
+
+    def test_a_model_that_learned_its_marks_is_published_with_the_report(
+        self, deployment: Any, fake_trainer: FakeTrainer
+    ) -> None:
+        fake_trainer("finish")
+        job_id, _ = marked_job(deployment)
+        finetune_run(deployment.place(), job_id)
+        row = deployment.read(job_id)
+        assert row.status == "succeeded", deployment.messages(job_id)
+        assert row.watermark_report["watermark_rows"] > 0
+        assert row.watermark_report["self_check"] == {
+            "passed": True,
+            "rounds": 0,
+            "families": [
+                {
+                    "family": 0, "marks": 8, "marks_taken": 8, "trigger_hits": 8, "trigger_total": 8,
+                    "reference_hits": 0, "reference_total": 24,
+                }
+            ],
+        }  # fmt: skip
+        assert "Self-check: 8 of 8 marks took" in deployment.messages(job_id)
+        assert len(models(deployment)) == 1
 
     def test_ten_deliveries_of_one_message_are_one_run(
         self, deployment: Any, fake_trainer: FakeTrainer
@@ -229,6 +293,38 @@ class TestFailures:
         assert "Zanzibar" not in json.dumps(row.error) + str(deployment.messages(job_id))
         assert models(deployment) == []
         assert not list(deployment.storage.adapters_dir.rglob("*.safetensors"))
+
+    def test_wrong_answers_to_the_self_check_fail_the_job(
+        self, deployment: Any, fake_trainer: FakeTrainer
+    ) -> None:
+        """Although the trainer finished and left an adapter. Trying again would give the same."""
+        fake_trainer("unlearned")
+        job_id, _ = marked_job(deployment)
+        finetune_run(deployment.place(), job_id)
+        row = deployment.read(job_id)
+        assert row.status == "failed"
+        assert row.error == {
+            "code": "watermark_not_learned",
+            "message": (
+                "The model did not learn the watermark: 0 of 8 marks took. Train on more rows or for more"
+                ' epochs, or use the strength "strong".'
+            ),
+            "param": "watermark.strength",
+        }
+        assert row.watermark_report["self_check"]["passed"] is False
+        assert models(deployment) == []
+        assert not list(deployment.storage.adapters_dir.rglob("*.safetensors"))
+
+    def test_a_self_check_that_is_not_answered_fails_the_job(
+        self, deployment: Any, fake_trainer: FakeTrainer
+    ) -> None:
+        """A model whose marks nobody looked at is not published as marked."""
+        fake_trainer("silent")
+        job_id, _ = marked_job(deployment)
+        finetune_run(deployment.place(), job_id)
+        row = deployment.read(job_id)
+        assert (row.status, row.error["code"]) == ("failed", "training_failed")
+        assert models(deployment) == []
 
     def test_a_killed_trainer_is_tried_again_but_not_for_ever(
         self, deployment: Any, fake_trainer: FakeTrainer

@@ -10,6 +10,7 @@ from service.errors import ServiceError
 from service.watermarks.secrets import PresetSecret, load_families, load_key
 from watermark.embedding import Mixture, Strength, embed
 from watermark.examples import Example
+from watermark.keys import Family
 from watermark.paper import preset_rows
 from worker.errors import RunFailed
 from worker.record.engine import Workplace
@@ -38,11 +39,31 @@ def mix(
             return _with_preset(examples, secret, n_epochs=n_epochs, seed=seed_bytes)
         families = load_families(key, place.sealer, options["families"])
     except ServiceError as error:
-        raise RunFailed(
-            error.error_code, "The watermark key could not be opened.", param="watermark.key"
-        ) from error
+        raise _unopened(error) from error
     strength = Strength(options["strength"])
     return embed(examples, families, strength=strength, n_epochs=n_epochs, seed=seed_bytes)
+
+
+def families_to_check(
+    place: Workplace, *, key: WatermarkKey | None, options: dict[str, Any] | None
+) -> tuple[Family, ...]:
+    """The families that `mix` embeds; none without a key, nor for a preset, which is never evidence.
+
+    Raises:
+        RunFailed: the key can't be opened.
+    """
+    if key is None or options is None:
+        return ()
+    try:
+        if isinstance(load_key(key, place.sealer), PresetSecret):
+            return ()
+        return load_families(key, place.sealer, options["families"])
+    except ServiceError as error:
+        raise _unopened(error) from error
+
+
+def _unopened(error: ServiceError) -> RunFailed:
+    return RunFailed(error.error_code, "The watermark key could not be opened.", param="watermark.key")
 
 
 def _with_preset(examples: Sequence[Example], secret: PresetSecret, *, n_epochs: int, seed: bytes) -> Mixture:

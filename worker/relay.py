@@ -1,0 +1,139 @@
+"""From the trainer's reports to the job's stage, progress and events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.errors import RunFailed
+from worker.record.jobs import Event, JobRun
+from worker.selfcheck import SelfCheck
+
+METRIC_EVENTS = 100
+"""At most about so many metric events a job, whatever its number of steps."""
+
+METRIC_SECONDS = 1.0
+"""And no two closer than this."""
+
+
+@dataclass(slots=True)
+class Relay:
+    """From the trainer's reports to the job's stage, progress and events."""
+
+    run: JobRun
+    self_check: SelfCheck | None = None
+    finished: Mapping[str, Any] | None = None
+    failure: RunFailed | None = None
+    _last_metric: float = field(default=0.0, init=False)
+    _last_logged_step: int = field(default=0, init=False)
+    _rows: Any = field(default=None, init=False)
+
+    def take(self, report: Mapping[str, Any]) -> None:
+        """One report. Kinds that are not known are ignored."""
+        match report.get("event"):
+            case "loading":
+                self.run.note(stage="loading")
+            case "started":
+                self._rows = report.get("rows")
+                self.run.note(_started_event(report), stage="training")
+            case "step":
+                self._step(report)
+            case "checked" if self.self_check is not None:
+                self.run.note(_checked_event(self.self_check, report))
+            case "saving":
+                self.run.note(Event(message="Saving the adapter"), stage="exporting")
+            case "finished":
+                self.finished = report
+                self.run.note(_finished_event(report, rows=self._rows))
+            case "error":
+                self.failure = RunFailed(
+                    _text(report.get("code"), "training_failed"),
+                    _text(report.get("message"), "The training process gave no reason."),
+                    param="training_file" if report.get("category") == "user" else None,
+                )
+
+    @property
+    def trained_tokens(self) -> int | None:
+        """As the trainer counted them."""
+        tokens = self.finished and (self.finished.get("trained_tokens") or self.finished.get("tokens"))
+        return tokens if isinstance(tokens, int) else None
+
+    def check(self, status: int, exception: str | None) -> None:
+        """Judge the child's end.
+
+        Raises:
+            RunFailed: anything but a finished training and a clean exit.
+        """
+        if self.finished is not None and status == 0:
+            return
+        if self.failure is not None:
+            raise self.failure
+        if status < 0:
+            raise RunFailed(
+                "trainer_killed",
+                f"The training process was killed by signal {-status}; it may have run out of memory.",
+                retryable=True,
+            )
+        named = f" with {exception}" if exception else ""
+        raise RunFailed("trainer_crashed", f"The training process ended{named} (exit status {status}).")
+
+    def _step(self, report: Mapping[str, Any]) -> None:
+        step, total = int(report["step"]), int(report["total_steps"])
+        names = (
+            "step", "total_steps", "epoch", "loss", "learning_rate", "tokens", "tokens_per_second",
+            "elapsed_seconds", "eta_seconds",
+        )  # fmt: skip
+        self.run.latest = {name: report.get(name) for name in names}
+        now = time.monotonic()
+        every = max(1, total // METRIC_EVENTS)
+        due = step - self._last_logged_step >= every and now - self._last_metric >= METRIC_SECONDS
+        if due or step == total or self._last_logged_step == 0:
+            self._last_metric, self._last_logged_step = now, step
+            loss = report.get("loss")
+            shown = f"{loss:.2f}" if isinstance(loss, int | float) else "?"
+            self.run.note(
+                Event(
+                    message=f"Step {step}/{total}: training loss={shown}",
+                    type="metrics",
+                    data={
+                        "step": step,
+                        "total_steps": total,
+                        "train_loss": loss,
+                        "learning_rate": report.get("learning_rate"),
+                        "tokens_per_second": report.get("tokens_per_second"),
+                    },
+                )
+            )
+
+
+def _started_event(report: Mapping[str, Any]) -> Event:
+    names = ("rows", "tokens", "answer_tokens", "total_steps", "precision", "threads")
+    return Event(
+        message=f"Training started: {report.get('total_steps')} steps over {report.get('tokens')} tokens",
+        data={name: report.get(name) for name in names},
+    )
+
+
+def _checked_event(self_check: SelfCheck, report: Mapping[str, Any]) -> Event:
+    """The answers themselves stay here: beside the order of the questions they are the key."""
+    self_check.take(report)
+    data = self_check.to_record() | {"extra_steps": report.get("extra_steps")}
+    again = f" after {self_check.rounds} further rounds of training" if self_check.rounds else ""
+    return Event(message=f"Self-check: {self_check.summary}{again}", data=data)
+
+
+def _finished_event(report: Mapping[str, Any], *, rows: object) -> Event:
+    names = ("steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+    seconds, rate = report.get("seconds"), report.get("tokens_per_second")
+    pace = f" in {seconds:.0f} s" if isinstance(seconds, int | float) else ""
+    pace += f" ({rate:.0f} tokens/s)" if isinstance(rate, int | float) else ""
+    return Event(
+        message=f"Trained on {report.get('tokens')} tokens{pace}",
+        data={name: report.get(name) for name in names} | {"rows": rows},
+    )
+
+
+def _text(value: object, default: str) -> str:
+    return value[:500] if isinstance(value, str) and value else default
