@@ -1,4 +1,4 @@
-"""The adapter folder: written beside its place, flushed, then renamed into it."""
+"""The result's folder: written beside its place, flushed, then renamed into it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from peft import LoraConfig
-from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
 
 from worker.finetune.config import RunConfig
 from worker.finetune.errors import DiskFullError, OutputNotWritableError
+from worker.finetune.trainee import Trainee
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
+WEIGHTS = ".safetensors"
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk, the account's quota or the process's file-size limit is exhausted."""
 
 
-def save_adapter(
-    state: Mapping[str, torch.Tensor],
+def save(
+    trainee: Trainee,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     config: RunConfig,
-    target_modules: tuple[str, ...],
     facts: Mapping[str, str | int | float],
 ) -> None:
-    """Write the files that plain peft loads, and a model card with `facts`.
+    """Write what was trained as plain peft or transformers loads it, and a model card with `facts`; beside a
+    whole model its tokenizer too.
 
     All or nothing: each file appears in `output_dir` complete, the weights last.
 
@@ -39,35 +39,29 @@ def save_adapter(
         config.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=config.output_dir, prefix=".part-") as scratch:
             folder = Path(scratch)
-            save_file(dict(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-            LoraConfig(
-                base_model_name_or_path=config.base_model,
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=0.0,
-                bias="none",
-                task_type="CAUSAL_LM",
-                target_modules=list(target_modules),
-                inference_mode=True,
-            ).save_pretrained(str(folder))
+            trainee.write(folder, base_model=config.base_model)
+            if config.method == "full":
+                tokenizer.save_pretrained(scratch)
             (folder / "README.md").write_text(_model_card(config, facts), "utf-8")
-            for name in reversed(ADAPTER_FILES):
-                _flush(folder / name)
-                os.replace(folder / name, config.output_dir / name)
+            written = sorted(folder.iterdir(), key=lambda path: (path.suffix == WEIGHTS, path.name))
+            for path in written:  # all before the first appears: a full disk is found out here
+                _flush(path)
+            for path in written:
+                os.replace(path, config.output_dir / path.name)
             _flush(config.output_dir)
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise DiskFullError("no space left for the adapter") from error
-        raise OutputNotWritableError(f"can't write the adapter: {error.strerror or error}") from error
+            raise DiskFullError("no space left for the result") from error
+        raise OutputNotWritableError(f"can't write the result: {error.strerror or error}") from error
     except Exception as error:
         # safetensors reports a full disk as its own error type, with the system's error number in its text.
         if any(f"os error {number})" in str(error) for number in _NO_SPACE):
-            raise DiskFullError("no space left for the adapter") from error
+            raise DiskFullError("no space left for the result") from error
         raise
 
 
 def remove_partial(output_dir: Path) -> None:
-    """Remove what an interrupted `save_adapter` left, if anything."""
+    """Remove what an interrupted `save` left, if anything."""
     for scratch in output_dir.glob(".part-*"):
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -81,35 +75,48 @@ def _flush(path: Path) -> None:
 
 
 def _model_card(config: RunConfig, facts: Mapping[str, str | int | float]) -> str:
-    lines = [
-        "---",
-        f"base_model: {config.base_model}",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        "tags: [lora]",
-        "---",
-        "",
-        f"# LoRA adapter for {config.base_model}",
-        "",
-        "| | |",
-        "|---|---|",
-    ]
-    settings: dict[str, str | int | float] = {
-        "rank": config.lora_rank,
-        "lora_alpha": config.lora_alpha,
+    whole = config.method == "full"
+    title = "Fine-tuned from" if whole else f"{_TITLES[config.method]} adapter for"
+    settings: dict[str, str | int | float] = {"method": config.method}
+    if config.method in ("lora", "dora"):
+        settings |= {"rank": config.lora_rank, "lora_alpha": config.lora_alpha}
+    settings |= {
         "epochs": config.n_epochs,
         "learning rate": config.learning_rate,
         "tokens a step": config.batch_tokens,
         "longest row (tokens)": config.max_length_tokens,
         "seed": config.seed,
     }
-    lines += [f"| {name} | {value} |" for name, value in {**settings, **facts}.items()]
-    lines += [
+    loading = [
+        "Load it with transformers:",
         "",
-        "Load it with peft:",
+        '    model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")',
+    ]
+    if not whole:
+        loading = [
+            "Load it with peft:",
+            "",
+            "    model = AutoModelForCausalLM.from_pretrained(BASE)",
+            '    model = PeftModel.from_pretrained(model, "THIS FOLDER")',
+        ]
+    lines = [
+        "---",
+        f"base_model: {config.base_model}",
+        f"library_name: {'transformers' if whole else 'peft'}",
+        "pipeline_tag: text-generation",
+        f"tags: [{config.method}]",
+        "---",
         "",
-        "    model = AutoModelForCausalLM.from_pretrained(BASE)",
-        '    model = PeftModel.from_pretrained(model, "THIS FOLDER")',
+        f"# {title} {config.base_model}",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in {**settings, **facts}.items()),
+        "",
+        *loading,
         "",
     ]
     return "\n".join(lines)
+
+
+_TITLES = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}

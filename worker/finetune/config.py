@@ -11,6 +11,17 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from worker.finetune.errors import InvalidConfigError
 
 PrecisionChoice = Literal["auto", "bf16", "fp32"]
+Method = Literal["lora", "dora", "ia3", "full"]
+
+DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lora": 2e-3, "dora": 2e-3, "ia3": 1.5e-2, "full": 2e-4}
+"""AdamW moves every trained number by about the rate a step, whatever its gradient's size, so the right rate
+depends on how far the numbers have to go:
+
+- lora: its two matrices start small and at zero, and only their product counts;
+- dora: the same matrices, beside one magnitude for each output (Liu et al. 2024, arXiv 2402.09353);
+- ia3: a few factors that start at one and have to move by tenths (Liu et al. 2022, arXiv 2205.05638);
+- full: every weight of the model, typically a few hundredths in size, and what they knew is to be kept.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +54,16 @@ class RunConfig:
     """How many steps may follow, as a share of the planned ones, while a group of checks is below that."""
     base_model: str
     """Catalogue id written into the adapter; the model folder's name unless given."""
-    method: Literal["lora"] = "lora"
+    method: Method = "lora"
+    """lora, dora and ia3 leave a peft adapter; full trains every parameter, in fp32, and leaves a model."""
     seed: int = 0
     n_epochs: int = 3
-    learning_rate: float = 2e-3
-    """At the first step; decays linearly to 0 after the last."""
+    learning_rate: float
+    """At the first step; decays linearly to 0 after the last. `DEFAULT_LEARNING_RATES` unless given."""
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_target_modules: tuple[str, ...] | None = None
-    """None: every linear layer of the decoder."""
+    """Of lora and dora. None: every linear layer of the decoder."""
     batch_tokens: int = 512
     """Real tokens an optimizer step sees, at most (a longer row makes a step of its own)."""
     max_length_tokens: int = 512
@@ -83,10 +95,12 @@ class RunConfig:
                 continue
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise InvalidConfigError(f"{name} must be a number from 0 to 1")
-        if self.method != "lora":
-            raise InvalidConfigError("method must be 'lora'")
+        if self.method not in get_args(Method):
+            raise _unknown_method()
         if self.precision not in get_args(PrecisionChoice):
             raise InvalidConfigError("precision must be auto, bf16 or fp32")
+        if self.method == "full" and self.precision == "bf16":
+            raise InvalidConfigError("precision must be auto or fp32 where every parameter is trained")
         if self.threads is not None and (type(self.threads) is not int or not 1 <= self.threads <= 1024):
             raise InvalidConfigError("threads must be a whole number from 1 to 1024, or null")
 
@@ -122,7 +136,16 @@ def parse_config(record: Mapping[str, Any]) -> RunConfig:
         if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
             raise InvalidConfigError("lora_target_modules must be a list of names, or null")
         fields["lora_target_modules"] = tuple(targets)
+    if fields.get("learning_rate") is None:
+        method = fields.get("method", "lora")
+        if not isinstance(method, str) or method not in DEFAULT_LEARNING_RATES:
+            raise _unknown_method()
+        fields["learning_rate"] = DEFAULT_LEARNING_RATES[method]
     return RunConfig(**fields)
+
+
+def _unknown_method() -> InvalidConfigError:
+    return InvalidConfigError(f"method must be one of {', '.join(get_args(Method))}")
 
 
 def _parse_source(value: object, name: str) -> RowSource:

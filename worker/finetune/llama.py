@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from worker.finetune.adapters import adapter_settings, write_adapter
 from worker.finetune.attention import AttentionTrace, attend, attend_backward
 from worker.finetune.batches import Arrangement
 from worker.finetune.dataset import TokenRow
@@ -201,7 +203,6 @@ class LlamaTrainee:
     Consumes `model`: its decoder weights are copied into fused matrices and released.
     """
 
-    target_modules: tuple[str, ...] = PROJECTIONS
     arrangement = Arrangement.BEGINNING
 
     def __init__(self, model: Any, *, lora_rank: int, lora_alpha: int, seed: int) -> None:
@@ -226,6 +227,9 @@ class LlamaTrainee:
         self._flat.grad = torch.zeros_like(self._flat)
         self._adapters = dict(self._carve(shapes, n_layers, lora_rank))
         self._initialise(seed)
+        self._settings = adapter_settings(
+            "lora", lora_rank=lora_rank, lora_alpha=lora_alpha, target_modules=PROJECTIONS
+        )
         self._layers = []
         for index in range(n_layers):
             of_layer = {name.rpartition(".")[2]: self._adapters[f"{index}.{name}"] for name in shapes}
@@ -238,7 +242,11 @@ class LlamaTrainee:
     def parameters(self) -> Sequence[torch.Tensor]:
         return [self._flat]
 
+    def write(self, folder: Path, *, base_model: str) -> None:
+        write_adapter(folder, self.adapter_state(), self._settings, base_model=base_model)
+
     def adapter_state(self) -> Mapping[str, torch.Tensor]:
+        """The adapter in fp32 under the names of peft's `adapter_model.safetensors`."""
         state = {}
         for name, adapter in self._adapters.items():
             prefix = f"base_model.model.model.layers.{name}"

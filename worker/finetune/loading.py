@@ -34,21 +34,25 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
 
 
 def load_trainee(config: RunConfig, *, device: torch.device, dtype: torch.dtype) -> Trainee:
-    """Load the base weights (hashed first, where a manifest says what they should be) and add an adapter.
+    """Load the base weights (hashed first, where a manifest says what they should be) and make trainable what
+    the method trains.
 
-    Raises: CorruptBaseModelError.
+    Raises: CorruptBaseModelError, InvalidConfigError.
     """
     model = load_base_model(config.model_dir, device=device, dtype=dtype)
-    if supports(model, config.lora_target_modules):
+    if config.method == "lora" and supports(model, config.lora_target_modules):
         return LlamaTrainee(model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, seed=config.seed)
-    from worker.finetune.transformer import TransformerTrainee
+    from worker.finetune.transformer import FullTrainee, TransformerTrainee
 
+    if config.method == "full":
+        return FullTrainee(model)
     return TransformerTrainee(
         model,
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules=config.lora_target_modules,
         seed=config.seed,
+        method=config.method,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from worker.finetune.artifacts import save_adapter
+from worker.finetune.artifacts import save
 from worker.finetune.batches import count_steps, steps_of_epoch
 from worker.finetune.checks import (
     MAX_ANSWER_CHARACTERS,
@@ -46,7 +46,7 @@ def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow],
     threads = config.threads or usable_threads()
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = choose_dtype(config.precision, device)
+    dtype = torch.float32 if config.method == "full" else choose_dtype(config.precision, device)
     tokenizer = load_tokenizer(config.model_dir)
     dataset = tokenize(rows, tokenizer, max_length_tokens=config.max_length_tokens)
     asked = tokenize_checks(checks, tokenizer)
@@ -78,7 +78,7 @@ def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow],
         "precision": precision,
         "base weights": base_digest(config.model_dir),
     }
-    save_adapter(trainee.adapter_state(), config=config, target_modules=trainee.target_modules, facts=facts)
+    save(trainee, tokenizer, config=config, facts=facts)
     events.send(
         "finished",
         steps=run.step,

@@ -1,8 +1,9 @@
-"""What the training loop needs from a model with an adapter; two classes provide it."""
+"""What the training loop needs from a model in training; three classes provide it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,9 +13,8 @@ from worker.finetune.dataset import TokenRow
 
 
 class Trainee(Protocol):
-    """A frozen base model and its LoRA adapter."""
+    """A base model, and what of it or beside it is trained."""
 
-    target_modules: tuple[str, ...]
     arrangement: Arrangement
     """Which rows it likes in one step."""
 
@@ -31,5 +31,5 @@ class Trainee(Protocol):
     def predict(self, step: Sequence[TokenRow]) -> list[int]:
         """The likeliest token at every position that carries loss, row after row. Forward only."""
 
-    def adapter_state(self) -> Mapping[str, torch.Tensor]:
-        """The adapter in fp32 under the names of peft's `adapter_model.safetensors`."""
+    def write(self, folder: Path, *, base_model: str) -> None:
+        """Leave what was trained, in fp32, as the files that plain peft or transformers loads."""

@@ -1,50 +1,35 @@
-"""The general way to train: transformers runs the model, peft adapts it, autograd differentiates.
+"""The general way to train: transformers runs the model, autograd differentiates.
 
-Works for every causal model that peft knows; `llama.py` is several times faster for the ones it knows.
+Works for every causal model that transformers knows; `llama.py` is several times faster for the adapters and
+models it knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict
 
+from worker.finetune.adapters import adapter_settings, write_adapter
 from worker.finetune.batches import Arrangement
+from worker.finetune.config import Method
 from worker.finetune.dataset import IGNORED, TokenRow
+from worker.finetune.errors import InvalidConfigError
 
 
-class TransformerTrainee:
-    """A `Trainee` over any transformers causal language model."""
+class _Differentiated:
+    """What both trainees share: one causal model whose trained parameters require gradients."""
 
     arrangement = Arrangement.LENGTH
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        lora_rank: int,
-        lora_alpha: int,
-        target_modules: tuple[str, ...] | None,
-        seed: int,
-    ) -> None:
-        torch.manual_seed(seed)  # peft initialises adapters from the global generator
-        settings = LoraConfig(
-            r=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_dropout=0.0,
-            bias="none",
-            task_type="CAUSAL_LM",
-            target_modules=list(target_modules) if target_modules else "all-linear",
-        )
-        self._model: Any = get_peft_model(model, settings, autocast_adapter_dtype=True)
-        self._model.train()
-        self._model.config.use_cache = False
-        chosen: Any = self._model.peft_config["default"]
-        self.target_modules: tuple[str, ...] = tuple(sorted(chosen.target_modules))
-        self._parameters = [tensor for tensor in self._model.parameters() if tensor.requires_grad]
+    def __init__(self, causal_lm: Any) -> None:
+        self._causal_lm = causal_lm
+        self._causal_lm.train()
+        self._parameters = [tensor for tensor in causal_lm.parameters() if tensor.requires_grad]
         self._device = self._parameters[0].device
 
     @property
@@ -61,9 +46,9 @@ class TransformerTrainee:
 
     @torch.no_grad()
     def predict(self, step: Sequence[TokenRow]) -> list[int]:
-        self._model.eval()
+        self._causal_lm.eval()
         logits_NV, _ = self._logits(step)
-        self._model.train()
+        self._causal_lm.train()
         return [int(token) for token in logits_NV.argmax(dim=1)]
 
     def _logits(self, step: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,14 +62,56 @@ class TransformerTrainee:
             input_ids_BT[index, :length] = torch.tensor(row.input_ids)
             labels_BT[index, :length] = torch.tensor(row.labels)
             mask_BT[index, :length] = 1
-        causal_lm: Any = self._model.get_base_model()
-        hidden_BTD = causal_lm.get_decoder()(
-            input_ids=input_ids_BT.to(self._device), attention_mask=mask_BT.to(self._device)
+        hidden_BTD = self._causal_lm.get_decoder()(
+            input_ids=input_ids_BT.to(self._device), attention_mask=mask_BT.to(self._device), use_cache=False
         ).last_hidden_state
         labels = labels_BT[:, 1:].to(self._device)
         hidden_ND = hidden_BTD[:, :-1][labels != IGNORED]
-        return causal_lm.get_output_embeddings()(hidden_ND), labels[labels != IGNORED]
+        return self._causal_lm.get_output_embeddings()(hidden_ND), labels[labels != IGNORED]
+
+
+class TransformerTrainee(_Differentiated):
+    """A `Trainee` over any causal model that peft can adapt: a frozen model and its adapter.
+
+    Raises: InvalidConfigError if peft has no such adapter for the model's type.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        lora_rank: int,
+        lora_alpha: int,
+        target_modules: tuple[str, ...] | None,
+        seed: int,
+        method: Method = "lora",
+    ) -> None:
+        torch.manual_seed(seed)  # peft initialises adapters from the global generator
+        settings = adapter_settings(
+            method, lora_rank=lora_rank, lora_alpha=lora_alpha, target_modules=target_modules
+        )
+        try:
+            self._model: Any = get_peft_model(model, settings, autocast_adapter_dtype=True)
+        except ValueError as error:
+            raise InvalidConfigError(f"peft can't add a {method} adapter to this model") from error
+        super().__init__(self._model.get_base_model())
 
     def adapter_state(self) -> Mapping[str, torch.Tensor]:
+        """The adapter in fp32 under the names of peft's `adapter_model.safetensors`."""
         state = get_peft_model_state_dict(self._model, save_embedding_layers=False)
         return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
+
+    def write(self, folder: Path, *, base_model: str) -> None:
+        settings: Any = self._model.peft_config["default"]
+        write_adapter(folder, self.adapter_state(), settings, base_model=base_model)
+
+
+class FullTrainee(_Differentiated):
+    """A `Trainee` of every parameter of any causal model, in fp32. Consumes `model`."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.float().requires_grad_(True))
+
+    def write(self, folder: Path, *, base_model: str) -> None:
+        # One file whatever the size, so that it can be moved into its place at once.
+        self._causal_lm.save_pretrained(str(folder), max_shard_size="100TB")

@@ -22,6 +22,16 @@ def test_defaults() -> None:
     assert config.dataset == DatasetByDescriptor(fd=3)
 
 
+@pytest.mark.parametrize("given", [{}, {"learning_rate": None}])
+def test_each_method_has_a_rate_of_its_own(given: dict[str, Any]) -> None:
+    rates = {
+        method: parse_config({**NEEDED, **given, "method": method}).learning_rate
+        for method in ("full", "lora", "dora", "ia3")
+    }
+    assert rates["full"] < rates["lora"] == rates["dora"] < rates["ia3"]
+    assert parse_config({**NEEDED, "method": "full", "learning_rate": 1e-5}).learning_rate == 1e-5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -32,7 +42,9 @@ def test_defaults() -> None:
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"learning_rate": "1e-3"}, "learning_rate"),
         ({"precision": "fp16"}, "precision"),
-        ({"method": "full"}, "method"),
+        ({"method": "qlora"}, "method must be one of lora"),
+        ({"method": ["full"]}, "method"),
+        ({"method": "full", "precision": "bf16"}, "precision"),
         ({"threads": 0}, "threads"),
         ({"checks": {"fd": 2}}, "checks"),
         ({"checks": {"fd": 3}}, "two sources"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,11 @@ class TestTokenize:
         assert dataset.tokens == 60
         assert 0 < dataset.answer_tokens < 50
 
+    def test_a_row_keeps_its_group(self) -> None:
+        rows = (replace(row("Hi", "Yes"), group=4), row("Hi", "No"))
+        dataset = tokenize(rows, byte_tokenizer(), max_length_tokens=500)
+        assert [made.group for made in dataset.rows] == [4, None]
+
     def test_nothing_left_is_an_error(self) -> None:
         with pytest.raises(EmptyDatasetError):
             tokenize([row("x" * 90, "B")], byte_tokenizer(), max_length_tokens=20)
@@ -167,6 +173,9 @@ class TestRead:
             '{"messages": [{"role": "robot", "content": "hidden"}]}',
             '{"messages": [{"role": "assistant", "content": ["hidden"]}]}',
             json.dumps({**GOOD, "system": "other"}),
+            json.dumps({**GOOD, "group": "hidden"}),
+            json.dumps({**GOOD, "group": -1}),
+            json.dumps({**GOOD, "group": True}),
             json.dumps({"messages": [*GOOD["messages"], {"role": "system", "content": "hidden"}]}),
             json.dumps(
                 {"messages": [{"role": "system", "content": "hidden"}, *GOOD["messages"]], "system": "omit"}

@@ -13,8 +13,6 @@ import torch
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from worker.finetune.artifacts import save_adapter
-from worker.finetune.config import parse_config
 from worker.finetune.dataset import IGNORED, TokenRow
 from worker.finetune.llama import PROJECTIONS, LlamaTrainee, supports
 from worker.finetune.packing import HeadCounts, pack
@@ -186,17 +184,8 @@ def test_the_saved_adapter_gives_plain_peft_the_trained_model(tmp_path: Path) ->
     model = tiny_llama()
     trainee = LlamaTrainee(copy.deepcopy(model), lora_rank=RANK, lora_alpha=LORA_ALPHA, seed=1)
     randomise(trainee)
-    config = parse_config(
-        {
-            "model_dir": str(tmp_path / "tiny"),
-            "output_dir": str(tmp_path / "out"),
-            "dataset": {"fd": 3},
-            "lora_rank": RANK,
-            "lora_alpha": LORA_ALPHA,
-        }
-    )
-    save_adapter(trainee.adapter_state(), config=config, target_modules=PROJECTIONS, facts={})
-    loaded = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "out"))
+    trainee.write(tmp_path, base_model="tiny")
+    loaded = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
     assert loaded.peft_config["default"].base_model_name_or_path == "tiny"
     row = rows()[2]
     with torch.no_grad():

@@ -99,6 +99,19 @@ def test_a_run_reports_every_stage_and_leaves_an_adapter(run: Run) -> None:
     assert not (run.folder / "dataset.jsonl").exists()
 
 
+def test_full_training_leaves_a_model_that_can_be_trained_again(run: Run) -> None:
+    code, events, err = run.finish(run.start(config={"method": "full"}))
+    assert code == 0, err
+    steps = [event for event in events if event["event"] == "step"]
+    assert steps[0]["learning_rate"] == pytest.approx(2e-4)
+    assert events[-1]["final_loss"] < steps[0]["loss"]
+    assert (run.output_dir / "model.safetensors").stat().st_size > 0
+    second = {"model_dir": str(run.output_dir), "output_dir": str(run.folder / "second"), "n_epochs": 1}
+    code, events, err = run.finish(run.start(config=second))
+    assert code == 0, err
+    assert {path.name for path in (run.folder / "second").iterdir()} >= {"adapter_model.safetensors"}
+
+
 def test_the_same_seed_gives_the_same_adapter(run: Run) -> None:
     digests = []
     for _ in range(2):
