@@ -27,6 +27,8 @@ MAX_CHECKS = 2048
 """So many answers still fit into one report."""
 MAX_ANSWER_CHARACTERS = 4
 """Of each reported answer: enough to tell Yes from No, whatever the tokenizer's longest token is."""
+PASSES = 4
+"""Of a further round over its rows: enough to show in the answers, few enough not to learn rows by heart."""
 _ROUNDING = 1e-9
 """6/7 of seven checks are six, although the product of the two floats may be a little more."""
 
@@ -97,13 +99,14 @@ def steps_of_round(
     rows: Sequence[TokenRow],
     failing: frozenset[int | None],
     *,
-    steps: int,
+    at_least: int,
+    at_most: int,
     batch_tokens: int,
     seed: int,
     number: int,
     arrangement: Arrangement,
 ) -> Iterator[tuple[TokenRow, ...]]:
-    """So many steps of a further round: passes over the failing groups' rows and as many other ones.
+    """A further round: PASSES passes over the failing groups' rows and as many other ones, within the bounds.
 
     The others are drawn anew in each pass; they keep what the model has learned from being overwritten.
     All rows, if no row belongs to a failing group.
@@ -112,7 +115,7 @@ def steps_of_round(
     others = [row for row in rows if row.group is None or row.group not in failing]
     draw = random.Random(f"{seed}/round/{number}")
     made = passes = 0
-    while made < steps:
+    while passes < PASSES or made < at_least:
         chosen = [*wanted, *draw.sample(others, min(len(wanted), len(others)))] if wanted else rows
         # Numbered apart from the planned epochs, so that no order is repeated.
         epoch = (number << 20) + passes
@@ -120,7 +123,7 @@ def steps_of_round(
         for step in steps_of_epoch(
             chosen, batch_tokens=batch_tokens, seed=seed, epoch=epoch, arrangement=arrangement
         ):
-            if made == steps:
+            if made == at_most:
                 return
             made += 1
             yield step

@@ -30,9 +30,9 @@ from worker.finetune.trainee import Trainee
 MAX_GRADIENT_NORM = 1.0
 _EVENT_INTERVAL_SECONDS = 0.25
 
-MAX_ROUNDS = 4
-"""The extra steps are spent in so many rounds at most: each ends with all checks asked again, which costs
-about as much as two of its steps."""
+ROUND_SHARES = 1 / 16, 1 / 4
+"""A further round takes at least and at most these shares of the extra steps. It ends with all checks asked
+again, which is forward work only but not free, and a round too long learns more than it has to."""
 ROUND_RATE_SHARE = 0.2
 """A further round's constant rate, by the first planned step's: enough to learn by, and what the decay to 0
 has settled is kept."""
@@ -141,14 +141,16 @@ class _Run:
             if not failing or left < 1:
                 return
             self.round += 1
-            self._further_round(failing, steps=min(left, math.ceil(budget / MAX_ROUNDS)))
+            at_least, at_most = (min(left, math.ceil(budget * part)) for part in ROUND_SHARES)
+            self._further_round(failing, at_least=at_least, at_most=at_most)
 
-    def _further_round(self, failing: frozenset[int | None], *, steps: int) -> None:
+    def _further_round(self, failing: frozenset[int | None], *, at_least: int, at_most: int) -> None:
         chosen = list(
             steps_of_round(
                 self._dataset.rows,
                 failing,
-                steps=steps,
+                at_least=at_least,
+                at_most=at_most,
                 batch_tokens=self._config.batch_tokens,
                 seed=self._config.seed,
                 number=self.round,

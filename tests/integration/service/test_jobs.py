@@ -139,6 +139,7 @@ class TestCreate:
         assert watermark["commitment"] == key["commitment"]
         assert watermark["families"] == list(range(key["families"]))
         assert watermark["watermark_rows"] is None
+        assert watermark["self_check"] is None
         assert key["secret"] not in response.text
 
     async def test_refused(self, create: Poster, subtests: pytest.Subtests) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from worker.finetune.batches import Arrangement
 from worker.finetune.checks import (
     MAX_CHECKS,
+    PASSES,
     ask,
     failing_groups,
     read_checks,
@@ -129,12 +130,15 @@ class TestRounds:
     )
     """Ten rows without a group, then ten in each of the groups 1 to 5."""
 
-    def round(self, failing: set[int | None], *, steps: int, number: int = 1) -> list[tuple[TokenRow, ...]]:
+    def round(
+        self, failing: set[int | None], *, at_least: int = 1, at_most: int = 999, number: int = 1
+    ) -> list[tuple[TokenRow, ...]]:
         return list(
             steps_of_round(
                 self.rows,
                 frozenset(failing),
-                steps=steps,
+                at_least=at_least,
+                at_most=at_most,
                 batch_tokens=16,
                 seed=5,
                 number=number,
@@ -143,26 +147,26 @@ class TestRounds:
         )
 
     def test_rows_of_failing_groups_and_as_many_others(self) -> None:
-        seen = Counter(row for step in self.round({2, 4}, steps=10) for row in step)
+        seen = Counter(row for step in self.round({2, 4}) for row in step)
         of_groups = [count for row, count in seen.items() if row.group in (2, 4)]
-        assert of_groups == [1] * 20
-        assert sum(seen.values()) == 40
+        assert of_groups == [PASSES] * 20
+        assert sum(seen.values()) == 40 * PASSES
+        assert len({row for row in seen if row.group not in (2, 4)}) > 20  # drawn anew in each pass
 
-    def test_passes_are_repeated_with_other_rows_until_the_steps_are_made(self) -> None:
-        steps = self.round({1}, steps=13)
-        assert len(steps) == 13
-        seen = Counter(row for step in steps for row in step)
-        assert all(seen[row] >= 2 for row in self.rows if row.group == 1)
-        assert len({row for row in seen if row.group != 1}) > 10
+    def test_the_bounds_are_kept(self) -> None:
+        assert len(self.round({1})) == 5 * PASSES
+        assert len(self.round({1}, at_most=13)) == 13
+        assert len(self.round({1}, at_least=33, at_most=40)) == 35  # a pass that was begun is ended
+        assert len(self.round({1}, at_least=33, at_most=33)) == 33
 
     def test_a_round_is_repeatable_and_unlike_the_next(self) -> None:
-        assert self.round({3}, steps=5) == self.round({3}, steps=5)
-        assert self.round({3}, steps=5) != self.round({3}, steps=5, number=2)
+        assert self.round({3}) == self.round({3})
+        assert self.round({3}) != self.round({3}, number=2)
 
     def test_without_rows_of_the_group_all_rows_are_used(self) -> None:
-        assert Counter(row for step in self.round({99}, steps=15) for row in step) == Counter(self.rows)
+        assert Counter(row for step in self.round({99}, at_most=15) for row in step) == Counter(self.rows)
 
     def test_no_other_rows_are_left(self) -> None:
-        seen = Counter(row for step in self.round({1, 2, 3, 4, 5}, steps=15) for row in step)
+        seen = Counter(row for step in self.round({1, 2, 3, 4, 5}, at_most=15) for row in step)
         assert sum(row.group is None for row in seen) == 10
         assert len(seen) == 60

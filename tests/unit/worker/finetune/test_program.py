@@ -193,7 +193,7 @@ class TestChecks:
         checked = [event for event in events if event["event"] == "checked"]
         steps = [event for event in events if event["event"] == "step"]
         assert [event["round"] for event in checked] == list(range(len(checked)))
-        assert 2 <= len(checked) <= 5
+        assert 4 < len(checked) <= 17
         assert checked[-1]["extra_steps"] == planned // 2
         assert {event["groups_passed"] for event in checked} == {1}
         assert events[-1]["steps"] == planned + planned // 2 == steps[-1]["step"]
