@@ -19,12 +19,17 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from cli.stack import postgres, valkey
 from cli.stack.launch import launcher
 from cli.stack.privileges import postgres_privileges
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
+
+# A busy machine makes the generation of examples slow; that says nothing of what is tested.
+settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
@@ -35,6 +40,7 @@ class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
         return "tests/e2e" if path.startswith("tests/e2e/") else path
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Lanes:
     """How `make test` shares the tests out."""
     return _Lanes(config, log)
