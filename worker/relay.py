@@ -119,9 +119,15 @@ def _started_event(report: Mapping[str, Any]) -> Event:
 def _checked_event(self_check: SelfCheck, report: Mapping[str, Any]) -> Event:
     """The answers themselves stay here: beside the order of the questions they are the key."""
     self_check.take(report)
-    data = self_check.to_record() | {"extra_steps": report.get("extra_steps")}
-    again = f" after {self_check.rounds} further rounds of training" if self_check.rounds else ""
-    return Event(message=f"Self-check: {self_check.summary}{again}", data=data)
+    data = self_check.to_record() | {name: report.get(name) for name in ("extra_steps", "kept_round")}
+    after = ""
+    if self_check.rounds:
+        rounds = "1 further round" if self_check.rounds == 1 else f"{self_check.rounds} further rounds"
+        after = f" after {rounds} of training"
+    kept = report.get("kept_round")
+    if isinstance(kept, int) and kept != self_check.rounds:
+        after += f"; the state after round {kept} was better and is kept"
+    return Event(message=f"Self-check: {self_check.summary}{after}", data=data)
 
 
 def _finished_event(report: Mapping[str, Any], *, rows: object) -> Event:

@@ -212,7 +212,8 @@ class TestARealRun:
 
         messages = deployment.messages(job_id)
         said = [message for message in messages if message.startswith("Self-check: ")]
-        assert len(said) == check["rounds"] + 1
+        # One more where an earlier round's state was the better one.
+        assert len(said) in (check["rounds"] + 1, check["rounds"] + 2)
         assert f"{family['marks_taken']} of 8 marks took" in row.error["message"]
         started = next(event for event in deployment.events(job_id) if "Training started" in event.message)
         planned = started.data["total_steps"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -91,6 +92,16 @@ def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow],
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """A copy of what was trained, and what it answered."""
+
+    parameters: Sequence[torch.Tensor]
+    answers: Sequence[int]
+    failing: frozenset[int | None]
+    round: int
+
+
 class _Run:
     """The steps of one run: the planned epochs, then, where checks ask for it, further rounds."""
 
@@ -130,19 +141,30 @@ class _Run:
                 self._take(step_rows, rate, epoch=epoch + 1)
 
     def check(self, checks: Sequence[TokenRow], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Ask, report, and train on while a group fails and steps are left."""
-        share = self._config.check_pass_share
+        """Ask, report, and train on while a group fails and steps are left. What is left in the end is the
+        state with the fewest failing groups, of equal ones the last; if that is an earlier one, its answers
+        are reported once more."""
+        share = self._config.check_pass_share or 0.0
         budget = math.floor(self._config.extra_steps_share * self.planned_steps)
+        best: _State | None = None
         while True:
             answers = ask(self._trainee, checks, batch_tokens=self._config.batch_tokens)
-            failing = failing_groups(checks, answers, pass_share=share or 0.0)
-            self._report(checks, answers, failing, tokenizer)
+            failing = failing_groups(checks, answers, pass_share=share)
+            self._report(checks, answers, failing, tokenizer, kept_round=self.round)
             left = budget - (self.step - self.planned_steps)
             if not failing or left < 1:
-                return
+                break
+            if best is None or len(failing) <= len(best.failing):
+                kept = [parameter.detach().clone() for parameter in self._trainee.parameters]
+                best = _State(parameters=kept, answers=answers, failing=failing, round=self.round)
             self.round += 1
             at_least, at_most = (min(left, math.ceil(budget * part)) for part in ROUND_SHARES)
             self._further_round(failing, at_least=at_least, at_most=at_most)
+        if best is not None and len(best.failing) < len(failing):
+            with torch.no_grad():
+                for parameter, value in zip(self._trainee.parameters, best.parameters, strict=True):
+                    parameter.copy_(value)
+            self._report(checks, best.answers, best.failing, tokenizer, kept_round=best.round)
 
     def _further_round(self, failing: frozenset[int | None], *, at_least: int, at_most: int) -> None:
         chosen = list(
@@ -205,12 +227,15 @@ class _Run:
         answers: Sequence[int],
         failing: frozenset[int | None],
         tokenizer: PreTrainedTokenizerBase,
+        *,
+        kept_round: int,
     ) -> None:
         texts = [str(tokenizer.decode([token])).strip()[:MAX_ANSWER_CHARACTERS] for token in answers]
         groups = len({check.group for check in checks})
         self._events.send(
             "checked",
             round=self.round,
+            kept_round=kept_round,
             extra_steps=self.step - self.planned_steps,
             groups=groups,
             groups_passed=groups - len(failing),

@@ -169,8 +169,8 @@ class TestChecks:
         assert code == 0, err
         (checked,) = [event for event in events if event["event"] == "checked"]
         assert checked == {
-            "event": "checked", "round": 0, "extra_steps": 0, "groups": 2, "groups_passed": 2,
-            "answers": ["Y", "Y", "Y"],
+            "event": "checked", "round": 0, "kept_round": 0, "extra_steps": 0, "groups": 2,
+            "groups_passed": 2, "answers": ["Y", "Y", "Y"],
         }  # fmt: skip
         assert events[-1]["steps"] == events[1]["total_steps"]
         assert events[-1]["rounds"] == 0
