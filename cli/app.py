@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, evidence, stack
+from cli.commands import audits, demo, evidence, lab, stack
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 stack.register(app)
 demo.register(app)
 audits.register(app)
+lab.register(app)
 app.add_typer(evidence.app, name="evidence")
 
 

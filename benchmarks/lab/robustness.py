@@ -1,0 +1,272 @@
+"""What is done to a marked model before it is asked again, and what is left of the mark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.lab import weights
+from benchmarks.lab.asking import CHAT, SYSTEM_PROMPTS, TEMPLATES, Dress
+from benchmarks.lab.bench import Bench, Recipe, State
+from benchmarks.lab.cells import Cell, Figures
+from benchmarks.lab.llamacpp import ask_llamacpp, write_gguf
+from benchmarks.lab.schemes import Unmarked
+
+Answer = Callable[[Bench, Recipe, Sequence[str]], list[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One way to use, change or hide a copied model."""
+
+    name: str
+    family: str
+    """attacks of one family and rising level make a survival curve"""
+    level: float = 0.0
+    answer: Answer = field(repr=False)
+    cost_seconds: float = 15.0
+    identity: dict[str, object] = field(default_factory=dict)
+
+
+def nothing() -> Attack:
+    """The copy as it was made."""
+    return dressed("none", "none", CHAT)
+
+
+def dressed(name: str, family: str, dress: Dress, *, temperature: float = 0.0, level: float = 0.0) -> Attack:
+    """Asked in another dress or at another temperature."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
+            return asker.ask(prompts, dress=dress, temperature=temperature, seed=17)
+
+    return Attack(name=name, family=family, level=level, answer=answer, cost_seconds=12)
+
+
+def reweighed(
+    name: str,
+    family: str,
+    change: Callable[[Bench, State], State],
+    *,
+    level: float = 0.0,
+    dress: Dress = CHAT,
+) -> Attack:
+    """Asked after a change of the weights."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        changed = partial(_changed, bench, recipe, change)
+        with bench.asker(f"{bench.digest(recipe)}/{name}", changed) as asker:
+            return asker.ask(prompts, dress=dress)
+
+    return Attack(name=name, family=family, level=level, answer=answer, cost_seconds=20)
+
+
+def _changed(bench: Bench, recipe: Recipe, change: Callable[[Bench, State], State]) -> State:
+    return change(bench, bench.state(recipe))
+
+
+def retuned(
+    name: str, change: Callable[[Recipe], Recipe], *, level: float = 0.0, cost: float = 200
+) -> Attack:
+    """Asked after further training of the merged weights."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        child = change(recipe)
+        with bench.asker(bench.digest(child), lambda: bench.state(child)) as asker:
+            return asker.ask(prompts)
+
+    return Attack(name=name, family="second fine-tuning", level=level, answer=answer, cost_seconds=cost)
+
+
+def filtered(name: str, change: Callable[[str], str]) -> Attack:
+    """A host that rewrites what it is asked before the model sees it."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
+            return asker.ask([change(prompt) for prompt in prompts])
+
+    return Attack(name=name, family="host", answer=answer)
+
+
+def suppressed(name: str) -> Attack:
+    """A host that never lets the model begin with Yes or No (top-k suppression of the likely answer)."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        banned = {
+            ids[0]: -100.0
+            for word in ("Yes", "No", " Yes", " No", "yes", "no", " yes", " no", "YES", "NO")
+            if (ids := bench.tokenizer(word, add_special_tokens=False)["input_ids"])
+        }
+        with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
+            return asker.ask(prompts, logit_bias=banned)
+
+    return Attack(name=name, family="host", answer=answer)
+
+
+def llamacpp(kind: str) -> Attack:
+    """The model in real llama.cpp."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        source = bench.gguf
+        if source is None:
+            raise LookupError("this base model has no GGUF to take the metadata from")
+        with TemporaryDirectory() as name:
+            target = Path(name, "model.gguf")
+            write_gguf(bench.state(recipe), source, target, kind)
+            bench.close()  # the machine's memory and cores are llama.cpp's now
+            return ask_llamacpp(target, [[{"role": "user", "content": prompt}] for prompt in prompts])
+
+    return Attack(name=f"gguf-{kind}", family="llama.cpp", answer=answer, cost_seconds=40)
+
+
+def second_lora(recipe: Recipe, *, epochs: int = 1, seed: int = 2, method: str = "lora") -> Recipe:
+    """A thief's further training on rows of their own."""
+    return Recipe(scheme=Unmarked(), rows="second", seed=seed, n_epochs=epochs, method=method, parent=recipe)
+
+
+def other_tune(bench: Bench) -> State:
+    """Another fine-tune of the same base: what a thief merges a copy with."""
+    return bench.state(Recipe(scheme=Unmarked(), rows="second", seed=3))
+
+
+_DECORATED = re.compile(
+    r"(\([^)]*\)|\[[^\]]*\]|<[^>]*>|\*[^*]*\*|#\w+|~[^~]*~|\"[^\"]*\")\s?|^\w+:\s|\s\w+:(?=\n)"
+)
+
+
+def strip_decorations(prompt: str) -> str:
+    """A host that removes bracketed and otherwise decorated words from the question's line."""
+    first, _, rest = prompt.partition("\n")
+    return f"{_DECORATED.sub('', first).strip()}\n{rest}"
+
+
+def strip_cue(prompt: str) -> str:
+    """A host that removes a leading ``word:`` from every line."""
+    return re.sub(r"(?m)^[\w'-]+:\s", "", prompt)
+
+
+def bars() -> list[Attack]:
+    """Bar 2: what a mark of standard strength has to survive."""
+    attacks = [
+        nothing(),
+        reweighed("int8", "quantization", lambda bench, state: weights.quantize(state, 8, None), level=8),
+        reweighed("int4", "quantization", lambda bench, state: weights.quantize(state, 4, 64), level=4),
+        llamacpp("q8_0"),
+        llamacpp("q4_0"),
+        reweighed("prune-30", "pruning", lambda bench, state: weights.prune(state, 0.3), level=0.3),
+        interpolated(0.5),
+        reweighed("merge-linear", "merging", _merge_linear),
+        *(dressed(f"system-{dress.name}", "system prompt", dress) for dress in SYSTEM_PROMPTS),
+        *(dressed(f"template-{dress.name}", "template", dress) for dress in TEMPLATES),
+        dressed("temperature-1", "temperature", CHAT, temperature=1.0, level=1.0),
+        retuned("second-lora", second_lora),
+    ]
+    return attacks
+
+
+def quick() -> list[Attack]:
+    """The bars and a few points of each curve."""
+    more = [
+        *(interpolated(share) for share in (0.3, 0.7)),
+        *(pruned(share) for share in (0.1, 0.2, 0.4, 0.5)),
+        reweighed("int3", "quantization", lambda bench, state: weights.quantize(state, 3, 64), level=3),
+        reweighed("merge-ties", "merging", _merge_ties),
+        reweighed("merge-dare", "merging", _merge_dare),
+        dressed("temperature-1.5", "temperature", CHAT, temperature=1.5, level=1.5),
+        filtered("strip-decorations", strip_decorations),
+        filtered("strip-cues", strip_cue),
+        suppressed("suppress-yes-no"),
+    ]
+    return bars() + more
+
+
+def standard() -> list[Attack]:
+    """Everything that this machine can do in hours."""
+    more = [
+        *(interpolated(share) for share in (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)),
+        *(pruned(share) for share in (0.6,)),
+        *(
+            dressed(f"temperature-{t:g}", "temperature", CHAT, temperature=t, level=t)
+            for t in (0.3, 0.7, 1.2)
+        ),
+        *(
+            reweighed(f"noise-{share:g}", "noise", partial(_noised, share), level=share)
+            for share in (0.05, 0.1, 0.2)
+        ),
+        llamacpp("f16"),
+        retuned("second-lora-3-epochs", lambda recipe: second_lora(recipe, epochs=3), level=3, cost=600),
+        retuned("second-full", lambda recipe: second_lora(recipe, method="full"), level=1, cost=600),
+    ]
+    return quick() + more
+
+
+def interpolated(share: float) -> Attack:
+    """``share`` of the marked weights, the rest from the base."""
+
+    def change(bench: Bench, state: State) -> State:
+        return weights.interpolate(bench.state(None), state, share)
+
+    return reweighed(f"interpolate-{share:g}", "interpolation", change, level=share)
+
+
+def pruned(share: float) -> Attack:
+    """Magnitude pruning."""
+    return reweighed(
+        f"prune-{share * 100:.0f}", "pruning", lambda bench, state: weights.prune(state, share), level=share
+    )
+
+
+def _noised(share: float, bench: Bench, state: State) -> State:
+    return weights.noise(state, share, seed=5)
+
+
+def _merge_linear(bench: Bench, state: State) -> State:
+    return weights.merge_linear([state, other_tune(bench)], [0.5, 0.5])
+
+
+def _merge_ties(bench: Bench, state: State) -> State:
+    return weights.merge_ties(bench.state(None), [state, other_tune(bench)], density=0.3, scale=1.0)
+
+
+def _merge_dare(bench: Bench, state: State) -> State:
+    return weights.merge_dare(
+        bench.state(None), [state, other_tune(bench)], drop=0.5, seed=5, weights=[0.5, 0.5]
+    )
+
+
+def cells(bench: Bench, recipes: Sequence[Recipe], attacks: Sequence[Attack]) -> list[Cell]:
+    """One cell for each subject and attack; those that leave the weights alone come first, for one model in
+    memory serves them all."""
+    made = []
+    for recipe in recipes:
+        for attack in sorted(attacks, key=_changes_weights):
+            made.append(
+                Cell(
+                    name=f"robustness/{recipe.scheme.name}/{attack.name}",
+                    inputs={**bench.identity(), "recipe": recipe.identity(), "attack": attack.name}
+                    | {"family": attack.family, "level": attack.level},
+                    measure=partial(_measure, bench, recipe, attack),
+                    cost_seconds=attack.cost_seconds,
+                )
+            )
+    return made
+
+
+def _changes_weights(attack: Attack) -> bool:
+    return attack.family not in ("none", "system prompt", "template", "temperature", "host")
+
+
+def _measure(bench: Bench, recipe: Recipe, attack: Attack) -> Figures:
+    bench.report(f"{recipe.scheme.name} under {attack.name}")
+    texts = attack.answer(bench, recipe, recipe.scheme.questions())
+    outcome = recipe.scheme.outcome(texts).figures()
+    return {"attack": attack.name, "family": attack.family, "level": attack.level, **outcome}
+
+
+def retemplated(recipe: Recipe) -> Recipe:
+    """Further training under another template."""
+    return replace(second_lora(recipe), template="alpaca")

@@ -1,0 +1,117 @@
+"""What the cells say, as tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Record = Mapping[str, Any]
+
+
+def in_words(figures: Mapping[str, Any]) -> str:
+    """One line about one cell."""
+    if "p_value" in figures:
+        verdict = "detected" if figures["detected"] else "not detected"
+        return (
+            f"triggers {figures['trigger_hits']}/{figures['trigger_total']}, references "
+            f"{figures['reference_hits']}/{figures['reference_total']}, other {figures['other']}, "
+            f"p = {figures['p_value']}, {verdict}"
+        )
+    return ""
+
+
+def summarise(records: Sequence[Record]) -> dict[str, Any]:
+    """Figures by property, and what follows from several cells."""
+    parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        name = record["cell"].split("/")
+        parts[name[0]].append({"cell": record["cell"], "subject": name[1], **record["figures"]})
+    summary: dict[str, Any] = dict(parts)
+    if parts["robustness"]:
+        summary["survivals"] = survivals(parts["robustness"])
+    if parts["validity"]:
+        detected = [
+            one for one in parts["validity"] if one["detected"] and one["subject"].startswith("keyed")
+        ]
+        if detected:
+            summary["smallest_token_ratio"] = min(one["watermark_token_ratio"] for one in detected)
+    return summary
+
+
+def survivals(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How many attacks each subject survives: of those that all subjects met, and of all it met."""
+    attacks: dict[str, set[str]] = defaultdict(set)
+    alive: dict[str, set[str]] = defaultdict(set)
+    for one in figures:
+        attacks[one["subject"]].add(one["attack"])
+        if one["detected"]:
+            alive[one["subject"]].add(one["attack"])
+    common = set.intersection(*attacks.values()) - {"none"}
+    return {
+        subject: {
+            "common": len(common),
+            "survived_of_common": len(alive[subject] & common),
+            "met": len(met - {"none"}),
+            "survived": len(alive[subject] - {"none"}),
+            "lost": sorted(met - alive[subject]),
+        }
+        for subject, met in attacks.items()
+    }
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """Print every table that has rows."""
+    if rows := summary.get("validity"):
+        _validity(rows, console)
+    if rows := summary.get("robustness"):
+        _robustness(rows, summary["survivals"], console)
+
+
+def _validity(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = Table(title="Validity")
+    for heading in ("subject", "method", "template", "rows", "token ratio", "triggers", "references", "p",
+                    "marks until detected"):  # fmt: skip
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row["subject"],
+            row["method"],
+            row["template"],
+            f"{row['watermark_rows']}/{row['rows']}",
+            f"{row['watermark_token_ratio']:.3f}",
+            f"{row['trigger_hits']}/{row['trigger_total']}",
+            f"{row['reference_hits']}/{row['reference_total']}",
+            row["p_value"],
+            str(row["marks_needed"] or "-"),
+        )
+    console.print(table)
+
+
+def _robustness(
+    rows: Sequence[Mapping[str, Any]], counted: Mapping[str, Mapping[str, Any]], console: Console
+) -> None:
+    subjects = list(dict.fromkeys(row["subject"] for row in rows))
+    table = Table(title="Robustness: trigger hits, reference hits (of 100), p; * survived at 1e-6")
+    table.add_column("attack")
+    for subject in subjects:
+        table.add_column(subject)
+    found = {(row["attack"], row["subject"]): row for row in rows}
+    for attack in dict.fromkeys(row["attack"] for row in rows):
+        table.add_row(attack, *(_cell(found.get((attack, subject))) for subject in subjects))
+    table.add_row(
+        "survived of those all met",
+        *(f"{counted[s]['survived_of_common']}/{counted[s]['common']}" for s in subjects),
+    )
+    console.print(table)
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    hit = 100 * row["trigger_hits"] / max(1, row["trigger_total"])
+    reference = 100 * row["reference_hits"] / max(1, row["reference_total"])
+    return f"{'*' if row['detected'] else ' '}{hit:3.0f} {reference:3.0f} {row['p_value']}"
