@@ -12,7 +12,7 @@ CONTEXT_TOKENS = 4096
 
 
 def main() -> None:
-    """Serve on 127.0.0.1; prints a line when the model is loaded."""
+    """Serve on 127.0.0.1."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = sys.argv[1]
     parameters.hostnames = ["127.0.0.1"]
@@ -20,7 +20,6 @@ def main() -> None:
     parameters.n_parallel = PARALLEL
     parameters.n_ctx = CONTEXT_TOKENS
     server = xllamacpp.Server(parameters)
-    print("serving", flush=True)
     while server is not None:
         time.sleep(3600)
 

@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ def write_gguf(state: State, source: Path, target: Path, kind: str) -> None:
     for name, tensor in state.items():
         place = _place(name)
         if place not in expected:
-            if place == "output.weight":
+            if place == "output.weight" and torch.equal(tensor, state["model.embed_tokens.weight"]):
                 continue  # tied: llama.cpp reads the embedding for it
             raise UnsupportedWeights(f"{name} has no place in the GGUF")
         expected.discard(place)
@@ -88,8 +89,10 @@ def write_gguf(state: State, source: Path, target: Path, kind: str) -> None:
         if array.ndim == 1:
             writer.add_tensor(place, array)
         else:
-            data = gguf.quants.quantize(array, quantization)
-            writer.add_tensor(place, data, raw_dtype=quantization)
+            # As in published files, the embedding, here the output head too, keeps 8 bits.
+            four_bits = kind.startswith("q4") and place == "token_embd.weight"
+            chosen = GGMLQuantizationType.Q8_0 if four_bits else quantization
+            writer.add_tensor(place, gguf.quants.quantize(array, chosen), raw_dtype=chosen)
     if expected:
         raise UnsupportedWeights(f"no weights for {sorted(expected)[0]}")
     writer.write_header_to_file()
@@ -132,15 +135,28 @@ def _server(model: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.lab.llama_server", str(model), str(port)]
     with (
         log.open("wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as child,
+        subprocess.Popen(command, stdout=errors, stderr=errors) as child,
     ):
         try:
-            assert child.stdout is not None
-            if not child.stdout.readline():  # one line when it serves, none when it died
+            url = f"http://127.0.0.1:{port}"
+            if not _comes_up(child, url):
                 raise RuntimeError(f"llama.cpp did not start: {log.read_text(errors='replace')[-300:]}")
-            yield f"http://127.0.0.1:{port}"
+            yield url
         finally:
             child.kill()
+
+
+def _comes_up(child: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until it answers as healthy. False when it died or START_SECONDS are over."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and child.poll() is None:
+        try:
+            if httpx2.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
+                return True
+        except httpx2.HTTPError:
+            pass  # it does not listen yet
+        time.sleep(0.2)
+    return False
 
 
 def _copy_fields(reader: Any, writer: Any) -> None:
