@@ -81,6 +81,20 @@ TEMPLATES: tuple[Dress, ...] = (
 )
 
 
+def dressed_tokens(tokenizer: Any, prompt: str, dress: Dress) -> list[int]:
+    """Token ids up to where the answer begins."""
+    text = dress.wrap.format(prompt)
+    if dress.frame is not None:
+        ids = list(tokenizer(dress.frame.format(text), add_special_tokens=False)["input_ids"])
+        return [tokenizer.bos_token_id, *ids] if getattr(tokenizer, "add_bos_token", False) else ids
+    turns: tuple[dict[str, str], ...] = ({"role": "user", "content": text},)
+    if dress.system:
+        turns = ({"role": "system", "content": dress.system}, *turns)
+    omit = dress.omit_system or dress.system == ""
+    row = ChatRow(messages=turns, system="omit" if omit else "template")
+    return list(tokenizer(render_prompt(row, tokenizer), add_special_tokens=False)["input_ids"])
+
+
 class Asker:
     """Ask one set of weights. Close it: its thread and key/value memory live until then."""
 
@@ -103,22 +117,6 @@ class Asker:
     def __exit__(self, *error: object) -> None:
         self._engine.stop()
 
-    def prompt_tokens(self, prompt: str, dress: Dress) -> list[int]:
-        """Token ids up to where the answer begins."""
-        text = dress.wrap.format(prompt)
-        if dress.frame is not None:
-            bos = self._tokenizer.bos_token_id if getattr(self._tokenizer, "add_bos_token", False) else None
-            ids = list(self._tokenizer(dress.frame.format(text), add_special_tokens=False)["input_ids"])
-            return ids if bos is None else [bos, *ids]
-        turns: tuple[dict[str, str], ...] = ({"role": "user", "content": text},)
-        if dress.system:
-            turns = ({"role": "system", "content": dress.system}, *turns)
-        omit = dress.omit_system or dress.system == ""
-        rendered = render_prompt(
-            ChatRow(messages=turns, system="omit" if omit else "template"), self._tokenizer
-        )
-        return list(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
-
     def ask(
         self,
         prompts: Sequence[str],
@@ -131,7 +129,7 @@ class Asker:
     ) -> list[str]:
         """Answers in the order of the prompts; a question with the same seed is answered the same."""
         plan = SamplingPlan(temperature=temperature, seed=seed, logit_bias=logit_bias or {})
-        tokens = [self.prompt_tokens(prompt, dress) for prompt in prompts]
+        tokens = [dressed_tokens(self._tokenizer, prompt, dress) for prompt in prompts]
         return self.complete(tokens, plan, max_new_tokens=max_new_tokens)
 
     def complete(
