@@ -25,7 +25,7 @@ from worker.lease import LeaseKeeper, Stopped, StopReason
 from worker.record import artifacts
 from worker.record.datasets import mean_characters, read_examples
 from worker.record.jobs import Event, JobRun
-from worker.record.watermarks import families_to_check, mix
+from worker.record.watermarks import mix
 from worker.relay import Relay
 from worker.selfcheck import SelfCheck
 from worker.tokens import TokenCounts, count_tokens
@@ -139,7 +139,7 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
     job."""
     examples = read_examples(run.place.storage, run.dataset_sha256)
     settings = trainer_settings(run.hyperparameters, mean_characters=mean_characters(examples))
-    mixture = mix(
+    mixture, families = mix(
         run.place,
         examples,
         key=run.watermark_key,
@@ -147,9 +147,7 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
         n_epochs=settings.n_epochs,
         seed=run.seed,
     )
-    self_check = SelfCheck.of(
-        families_to_check(run.place, key=run.watermark_key, options=run.watermark_options), seed=run.seed
-    )
+    self_check = SelfCheck.of(families, seed=run.seed)
     report = _report(mixture, count_tokens(mixture, model_dir))
     run.write(*_prepared_events(mixture, settings), watermark_report=report)
     return _Prepared(

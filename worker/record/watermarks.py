@@ -24,46 +24,28 @@ def mix(
     options: dict[str, Any] | None,
     n_epochs: int,
     seed: int,
-) -> Mixture:
-    """The dataset that is trained on. The same inputs give the same rows, so a new attempt repeats the last.
+) -> tuple[Mixture, tuple[Family, ...]]:
+    """The dataset that is trained on, and the families in it. The same inputs give the same rows, so a new
+    attempt repeats the last. A preset has no families: it is never evidence, and nothing checks it.
 
     Raises:
         RunFailed: the key can't be opened.
     """
     seed_bytes = str(seed).encode()
     if key is None or options is None:
-        return embed(examples, (), n_epochs=n_epochs, seed=seed_bytes)
+        return embed(examples, (), n_epochs=n_epochs, seed=seed_bytes), ()
     try:
         secret = load_key(key, place.sealer)
         if isinstance(secret, PresetSecret):
-            return _with_preset(examples, secret, n_epochs=n_epochs, seed=seed_bytes)
+            return _with_preset(examples, secret, n_epochs=n_epochs, seed=seed_bytes), ()
         families = load_families(key, place.sealer, options["families"])
     except ServiceError as error:
-        raise _unopened(error) from error
+        raise RunFailed(
+            error.error_code, "The watermark key could not be opened.", param="watermark.key"
+        ) from error
     strength = Strength(options["strength"])
-    return embed(examples, families, strength=strength, n_epochs=n_epochs, seed=seed_bytes)
-
-
-def families_to_check(
-    place: Workplace, *, key: WatermarkKey | None, options: dict[str, Any] | None
-) -> tuple[Family, ...]:
-    """The families that `mix` embeds; none without a key, nor for a preset, which is never evidence.
-
-    Raises:
-        RunFailed: the key can't be opened.
-    """
-    if key is None or options is None:
-        return ()
-    try:
-        if isinstance(load_key(key, place.sealer), PresetSecret):
-            return ()
-        return load_families(key, place.sealer, options["families"])
-    except ServiceError as error:
-        raise _unopened(error) from error
-
-
-def _unopened(error: ServiceError) -> RunFailed:
-    return RunFailed(error.error_code, "The watermark key could not be opened.", param="watermark.key")
+    mixture = embed(examples, families, strength=strength, n_epochs=n_epochs, seed=seed_bytes)
+    return mixture, tuple(families)
 
 
 def _with_preset(examples: Sequence[Example], secret: PresetSecret, *, n_epochs: int, seed: bytes) -> Mixture:
