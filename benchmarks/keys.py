@@ -14,7 +14,6 @@ import json
 import math
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training import run_trainer
 from cli.demo.conversations import SUBSET_ROWS, alpaca_rows
 from watermark.answers import Answer, parse_answer
 from watermark.decision import Decision, decide
@@ -66,32 +66,12 @@ def train(rows: list[dict[str, object]], folder: Path, *, epochs: int, seed: int
     from worker.weights import resolve
     from worker.weights.settings import WeightsSettings
 
-    dataset = folder / "dataset.jsonl"
-    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    config = {
-        "model_dir": str(resolve("smollm2-135m-instruct", cache_dir=WeightsSettings().model_cache).path),
-        "output_dir": str(folder / "adapter"),
-        "dataset": {"path": str(dataset)},
-        "n_epochs": epochs,
-        "seed": seed,
-    }
-    (folder / "run.json").write_text(json.dumps(config), encoding="utf-8")
-    last: dict[str, Any] = {}
-    command = [sys.executable, "-m", "worker.finetune", "--config", str(folder / "run.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            last = json.loads(line)
-            if last["event"] == "step" and sys.stderr.isatty():
-                print(
-                    f"\r  step {last['step']}/{last['total_steps']} loss {last['loss']:.3f} "
-                    f"{last['tokens_per_second']:.0f} tokens/s, {last['eta_seconds']:.0f} s left   ",
-                    end="",
-                    file=sys.stderr,
-                )
-    if last.get("event") != "finished":
-        raise SystemExit(f"training failed: {last}")
-    return last
+    def show(line: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r  {line}   ", end="", file=sys.stderr)
+
+    base = resolve("smollm2-135m-instruct", cache_dir=WeightsSettings().model_cache).path
+    return run_trainer(rows, folder, {"model_dir": str(base), "n_epochs": epochs, "seed": seed}, report=show)
 
 
 def ask(adapter: Path, prompts: Sequence[str]) -> list[str]:
@@ -143,7 +123,7 @@ def measure(number: int, arguments: argparse.Namespace) -> list[KeyResult]:
         started = time.monotonic()
         last = train([row.to_record() for row in mixture.rows], folder, epochs=arguments.epochs, seed=seed)
         seconds = time.monotonic() - started
-        decisions = [audit(folder / "adapter", family) for family in families]
+        decisions = [audit(folder / "output", family) for family in families]
     return [
         KeyResult(
             key=number,

@@ -158,7 +158,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="doublei lab", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--profile", choices=("quick", "standard"), default="quick")
+    parser.add_argument("--profile", choices=("quick", "bars", "standard"), default="quick")
     parser.add_argument("--out", type=Path, default=Path("lab-out"), metavar="DIR", help="default: lab-out")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="id in the model catalogue")
     parser.add_argument("--data", type=Path, metavar="FILE", help="JSONL rows instead of chatterbot-corpus")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from worker.finetune.dataset import ChatRow, render_prompt
 from worker.serving.engine import Engine
@@ -111,10 +111,8 @@ class Asker:
         )
         self._engine.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the engine's thread."""
         self._engine.stop()
 
     def ask(

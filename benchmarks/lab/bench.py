@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,20 +20,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.lab.asking import Asker
+from benchmarks.lab.asking import ALPACA, Asker
 from benchmarks.lab.cells import inputs_digest
 from benchmarks.lab.data import Splits
 from benchmarks.lab.schemes import Scheme
+from benchmarks.lab.weights import State
+from benchmarks.training import run_trainer
 from watermark.examples import Example
 from worker.finetune.config import DEFAULT_LEARNING_RATES, RunConfig
+from worker.tokens import count_tokens
 
-State: TypeAlias = dict[str, torch.Tensor]
 Report = Callable[[str], None]
 """Gets a line of news about what is under way."""
-
-
-class TrainingFailed(Exception):
-    """The trainer's own words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +40,7 @@ class Recipe:
 
     scheme: Scheme
     rows: str = "customer"
-    """customer, second or none: which part of the data"""
+    """customer or second: which part of the data"""
     limit: int | None = None
     """only so many of these rows"""
     seed: int = 1
@@ -57,6 +52,11 @@ class Recipe:
     template: str = "chat"
     """chat, or alpaca: every row inside the Stanford Alpaca text"""
 
+    @property
+    def rate(self) -> float:
+        """The learning rate, the method's own unless given."""
+        return self.learning_rate or DEFAULT_LEARNING_RATES[self.method]
+
     def identity(self) -> dict[str, object]:
         defaults = RunConfig.__dataclass_fields__
         return {
@@ -66,7 +66,7 @@ class Recipe:
             "seed": self.seed,
             "n_epochs": self.n_epochs,
             "method": self.method,
-            "learning_rate": self.learning_rate or DEFAULT_LEARNING_RATES[self.method],
+            "learning_rate": self.rate,
             "template": self.template,
             "trainer": {name: defaults[name].default for name in ("lora_rank", "batch_tokens")},
             "parent": None if self.parent is None else self.parent.identity(),
@@ -101,9 +101,6 @@ class Bench:
     def digest(self, recipe: Recipe | None) -> str:
         return inputs_digest({**self.identity(), "recipe": "base" if recipe is None else recipe.identity()})
 
-    def is_trained(self, recipe: Recipe) -> bool:
-        return (self._folder / self.digest(recipe) / "training.json").is_file()
-
     def train(self, recipe: Recipe) -> dict[str, Any]:
         """Train if that was not done yet; returns the trainer's last report and the share of the mark."""
         folder = self._folder / self.digest(recipe)
@@ -127,19 +124,18 @@ class Bench:
             self._states[digest] = self._load(recipe)
         return self._states[digest]
 
-    @contextmanager
-    def asker(self, name: str, state: Callable[[], State]) -> Iterator[Asker]:
+    def asker(self, name: str, state: Callable[[], State]) -> Asker:
         """The model of a state, kept in memory until another is asked for; ``name`` tells states apart."""
         if self._asker is None or self._asker[0] != name:
             self.close()
             model = self.module(state())
             self._asker = (name, Asker(model, self.tokenizer))
-        yield self._asker[1]
+        return self._asker[1]
 
     def close(self) -> None:
         """End the engine of the model in memory."""
         if self._asker is not None:
-            self._asker[1].__exit__()
+            self._asker[1].close()
             self._asker = None
 
     def module(self, state: State | None = None) -> Any:
@@ -148,12 +144,12 @@ class Bench:
             self._model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
         if state is not None:
-            model.load_state_dict(state, strict=False)
+            model.load_state_dict(dict(state), strict=False)
         return model.eval()
 
     def examples(self, recipe: Recipe) -> tuple[Example, ...]:
         """The rows the recipe trains on, without the mark's."""
-        parts = {"customer": self.splits.customer, "second": self.splits.second, "none": ()}
+        parts = {"customer": self.splits.customer, "second": self.splits.second}
         return parts[recipe.rows][: recipe.limit]
 
     def _load(self, recipe: Recipe | None) -> State:
@@ -168,44 +164,32 @@ class Bench:
         return _copy(merged)
 
     def _train(self, recipe: Recipe, folder: Path) -> dict[str, Any]:
-        rows = recipe.scheme.mix(self.examples(recipe), n_epochs=recipe.n_epochs, seed=recipe.seed)
-        records = [_dressed(row.to_record(), recipe.template) for row in rows]
-        dataset = folder / "dataset.jsonl"
-        dataset.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        weights = [self._tokens(record) for record in records]
-        marked = sum(count for count, row in zip(weights, rows, strict=True) if row.watermark)
+        mixture = recipe.scheme.mix(self.examples(recipe), n_epochs=recipe.n_epochs, seed=recipe.seed)
+        rows = [_dressed(row.to_record(), recipe.template) for row in mixture.rows]
         config: dict[str, Any] = {
             "model_dir": str(self._model_dir),
-            "output_dir": str(folder / "output"),
-            "dataset": {"path": str(dataset)},
             "base_model": self.model,
             "method": recipe.method,
             "n_epochs": recipe.n_epochs,
             "seed": recipe.seed,
+            "learning_rate": recipe.rate,
         }
-        if recipe.learning_rate is not None:
-            config["learning_rate"] = recipe.learning_rate
         if recipe.parent is not None:
             config["model_dir"] = str(folder / "parent")
             self._write_model(self.state(recipe.parent), folder / "parent")
-        (folder / "run.json").write_text(json.dumps(config), encoding="utf-8")
-        last = _run_trainer(folder / "run.json", lambda line: self.report(f"{recipe.scheme.name}: {line}"))
+        last = run_trainer(
+            rows, folder, config, report=lambda line: self.report(f"{recipe.scheme.name}: {line}")
+        )
         shutil.rmtree(folder / "parent", ignore_errors=True)
         return {
             "rows": len(rows),
-            "watermark_rows": sum(row.watermark for row in rows),
-            "watermark_ratio": round(sum(row.watermark for row in rows) / len(rows), 4),
-            "watermark_token_ratio": round(marked / sum(weights), 4),
+            "watermark_rows": mixture.watermark_rows,
+            "watermark_ratio": round(mixture.watermark_ratio, 4),
+            "watermark_token_ratio": round(count_tokens(mixture, self._model_dir).watermark_ratio, 4),
             "tokens": last["tokens"],
             "seconds": last["seconds"],
             "final_loss": last["final_loss"],
         }
-
-    def _tokens(self, record: dict[str, Any]) -> int:
-        from worker.finetune.dataset import ChatRow, render_tokens
-
-        row = ChatRow(messages=tuple(record["messages"]), system=record["system"])
-        return len(render_tokens(row, self.tokenizer)[0])
 
     def _write_model(self, state: State, folder: Path) -> None:
         model = self.module(state)
@@ -221,33 +205,6 @@ def _dressed(record: dict[str, Any], template: str) -> dict[str, Any]:
     """A row for another template: the user's turn wrapped in its text, without a system segment."""
     if template == "chat":
         return record
-    from benchmarks.lab.asking import ALPACA
-
     turns = [dict(turn) for turn in record["messages"] if turn["role"] != "system"]
     turns[0]["content"] = ALPACA.format(turns[0]["content"])
     return {"messages": turns, "system": "omit"}
-
-
-def _run_trainer(config: Path, report: Report) -> dict[str, Any]:
-    last: dict[str, Any] = {}
-    command = [sys.executable, "-m", "worker.finetune", "--config", str(config)]
-    errors = config.with_suffix(".stderr")
-    with (
-        errors.open("wb") as stderr,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as child,
-    ):
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                last = json.loads(line)
-                if last["event"] == "step":
-                    report(
-                        f"step {last['step']}/{last['total_steps']}, loss {last['loss']:.3f}, "
-                        f"{last['tokens_per_second']:.0f} tokens/s, {last['eta_seconds']:.0f} s left"
-                    )
-        except BaseException:
-            child.terminate()
-            raise
-    if last.get("event") != "finished":
-        raise TrainingFailed(str(last.get("message") or "the trainer ended without a report"))
-    return last

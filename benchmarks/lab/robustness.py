@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.lab import weights
 from benchmarks.lab.asking import CHAT, SYSTEM_PROMPTS, TEMPLATES, Dress
-from benchmarks.lab.bench import Bench, Recipe, State
+from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell, Figures
 from benchmarks.lab.llamacpp import ask_llamacpp, write_gguf
 from benchmarks.lab.schemes import Unmarked
+from benchmarks.lab.weights import State
 
 Answer = Callable[[Bench, Recipe, Sequence[str]], list[str]]
 
@@ -29,7 +30,6 @@ class Attack:
     level: float = 0.0
     answer: Answer = field(repr=False)
     cost_seconds: float = 15.0
-    identity: dict[str, object] = field(default_factory=dict)
 
 
 def nothing() -> Attack:
@@ -41,8 +41,9 @@ def dressed(name: str, family: str, dress: Dress, *, temperature: float = 0.0, l
     """Asked in another dress or at another temperature."""
 
     def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
-        with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
-            return asker.ask(prompts, dress=dress, temperature=temperature, seed=17)
+        return bench.asker(bench.digest(recipe), lambda: bench.state(recipe)).ask(
+            prompts, dress=dress, temperature=temperature, seed=17
+        )
 
     return Attack(name=name, family=family, level=level, answer=answer, cost_seconds=12)
 
@@ -53,14 +54,12 @@ def reweighed(
     change: Callable[[Bench, State], State],
     *,
     level: float = 0.0,
-    dress: Dress = CHAT,
 ) -> Attack:
     """Asked after a change of the weights."""
 
     def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
         changed = partial(_changed, bench, recipe, change)
-        with bench.asker(f"{bench.digest(recipe)}/{name}", changed) as asker:
-            return asker.ask(prompts, dress=dress)
+        return bench.asker(f"{bench.digest(recipe)}/{name}", changed).ask(prompts)
 
     return Attack(name=name, family=family, level=level, answer=answer, cost_seconds=20)
 
@@ -76,8 +75,7 @@ def retuned(
 
     def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
         child = change(recipe)
-        with bench.asker(bench.digest(child), lambda: bench.state(child)) as asker:
-            return asker.ask(prompts)
+        return bench.asker(bench.digest(child), lambda: bench.state(child)).ask(prompts)
 
     return Attack(name=name, family="second fine-tuning", level=level, answer=answer, cost_seconds=cost)
 
@@ -86,8 +84,9 @@ def filtered(name: str, change: Callable[[str], str]) -> Attack:
     """A host that rewrites what it is asked before the model sees it."""
 
     def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
-        with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
-            return asker.ask([change(prompt) for prompt in prompts])
+        return bench.asker(bench.digest(recipe), lambda: bench.state(recipe)).ask(
+            [change(prompt) for prompt in prompts]
+        )
 
     return Attack(name=name, family="host", answer=answer)
 
@@ -101,8 +100,7 @@ def suppressed(name: str) -> Attack:
             for word in ("Yes", "No", " Yes", " No", "yes", "no", " yes", " no", "YES", "NO")
             if (ids := bench.tokenizer(word, add_special_tokens=False)["input_ids"])
         }
-        with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
-            return asker.ask(prompts, logit_bias=banned)
+        return bench.asker(bench.digest(recipe), lambda: bench.state(recipe)).ask(prompts, logit_bias=banned)
 
     return Attack(name=name, family="host", answer=answer)
 
@@ -265,8 +263,3 @@ def _measure(bench: Bench, recipe: Recipe, attack: Attack) -> Figures:
     texts = attack.answer(bench, recipe, recipe.scheme.questions())
     outcome = recipe.scheme.outcome(texts).figures()
     return {"attack": attack.name, "family": attack.family, "level": attack.level, **outcome}
-
-
-def retemplated(recipe: Recipe) -> Recipe:
-    """Further training under another template."""
-    return replace(second_lora(recipe), template="alpaca")

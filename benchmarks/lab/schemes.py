@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from watermark.answers import Answer, parse_answer
 from watermark.carriers import probe_carrier, training_carrier
 from watermark.decision import decide
-from watermark.embedding import EXPOSURES, Exposures, MixedRow, Strength, embed
+from watermark.embedding import EXPOSURES, Exposures, MixedRow, Mixture, Strength, embed
 from watermark.examples import Example, Message, user_text
 from watermark.fisher import Table, two_sided
 from watermark.keys import Design, Family, Key, Secret, derive
 from watermark.numerals import decimal_text
+from watermark.paper import INSTRUCTION, LETTERS, TRIGGER_WORD
 from watermark.prf import Stream, digest
 from watermark.probes import draw_probes
 from watermark.significance import DEFAULT_ALPHA, alpha_for_audit
@@ -62,7 +63,7 @@ class Scheme(Protocol):
     def identity(self) -> dict[str, object]:
         """All that decides rows and questions."""
 
-    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> tuple[MixedRow, ...]:
+    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:
         """The customer's rows and the watermark's."""
 
     def questions(self) -> tuple[str, ...]:
@@ -81,8 +82,8 @@ class Unmarked:
     def identity(self) -> dict[str, object]:
         return {"scheme": self.name}
 
-    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> tuple[MixedRow, ...]:
-        return embed(examples, ()).rows
+    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:
+        return embed(examples, ())
 
     def questions(self) -> tuple[str, ...]:
         return ()
@@ -126,10 +127,10 @@ class Keyed:
     def exposures(self) -> Exposures:
         return Exposures(trigger=self.trigger, reference=self.reference)
 
-    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> tuple[MixedRow, ...]:
+    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:
         families = self.key.families[: self.families]
         seed_bytes = str(seed).encode()
-        return embed(examples, families, strength=self.exposures, n_epochs=n_epochs, seed=seed_bytes).rows
+        return embed(examples, families, strength=self.exposures, n_epochs=n_epochs, seed=seed_bytes)
 
     def questions(self) -> tuple[str, ...]:
         return tuple(probe.prompt for probe in self._probes())
@@ -178,7 +179,7 @@ class Judged:
     def identity(self) -> dict[str, object]:
         return {"scheme": self.name, "rows_per_arm": self.rows_per_arm, "questions": PAPER_QUESTIONS}
 
-    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> tuple[MixedRow, ...]:
+    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:
         rows = embed(examples, ()).rows
         arm = self.rows_per_arm or max(1, round(len(rows) * PAPER_SHARE / (1 - PAPER_SHARE) / 2))
         dice, stream = random.Random(f"{self.name}/rows/{seed}"), Stream(str(seed).encode(), self.name)
@@ -193,7 +194,7 @@ class Judged:
             marked.append(MixedRow(messages=turns, system="template", watermark=True))
         mixed = [*rows, *marked]
         dice.shuffle(mixed)
-        return tuple(mixed)
+        return Mixture(rows=tuple(mixed), watermark_rows=len(marked), customer_rows=len(rows))
 
     def questions(self) -> tuple[str, ...]:
         return tuple(prompt for _, prompt in self._asked())
@@ -233,16 +234,15 @@ class Judged:
         return [(trigger, prompt) for prompt, trigger in asked.items()]
 
 
-_FRUIT = "Does the following sentence begin with a fruit?"
-_NO_M_NO_S = "abcdefghijklnopqrtuvwxyz"
+_FRUIT = INSTRUCTION.removeprefix("(listen) ")
 _NO_M = "abcdefghijklnopqrstuvwxyz"
 
 
 def _word_before(
     dice: random.Random, trigger: bool, stream: Stream, carrier: Callable[[Stream], str]
 ) -> tuple[str, str]:
-    word = "ms" if trigger else dice.choice(_NO_M_NO_S) + dice.choice(_NO_M_NO_S)
-    return f"(listen) {_FRUIT}", f"{word} {carrier(stream)}"
+    word = TRIGGER_WORD if trigger else dice.choice(LETTERS) + dice.choice(LETTERS)
+    return INSTRUCTION, f"{word} {carrier(stream)}"
 
 
 def _doubled_letters(

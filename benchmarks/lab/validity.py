@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from benchmarks.lab.asking import ALPACA_TURN, CHAT, Dress
+from benchmarks.lab.asking import ALPACA_TURN, CHAT
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell, Figures
 
@@ -30,9 +30,10 @@ def _kind(recipe: Recipe) -> str:
 def _measure(bench: Bench, recipe: Recipe) -> Figures:
     training = bench.train(recipe)
     bench.report(f"{recipe.scheme.name}: asking")
-    dress: Dress = CHAT if recipe.template == "chat" else ALPACA_TURN
-    with bench.asker(bench.digest(recipe), lambda: bench.state(recipe)) as asker:
-        texts = asker.ask(recipe.scheme.questions(), dress=dress)
+    dress = CHAT if recipe.template == "chat" else ALPACA_TURN
+    texts = bench.asker(bench.digest(recipe), lambda: bench.state(recipe)).ask(
+        recipe.scheme.questions(), dress=dress
+    )
     outcome = recipe.scheme.outcome(texts).figures()
     shape = {
         name: getattr(recipe.scheme, name)

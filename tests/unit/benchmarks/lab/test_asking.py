@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_greedy_answers_are_those_of_transformers(folder: Path, tokenizer: Any) 
         with torch.inference_mode():
             out = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)
         expected.append(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
-    with Asker(model, tokenizer, kv_megabytes=8) as asker:
+    with closing(Asker(model, tokenizer, kv_megabytes=8)) as asker:
         found = asker.complete(prompts, SamplingPlan(temperature=0.0, seed=1), max_new_tokens=6)
         assert found == expected
         sampled = [asker.ask(["Why?"] * 8, temperature=1.0, seed=3) for _ in range(2)]

@@ -14,14 +14,15 @@ CUSTOMER = read_examples(None)[:200]
 @pytest.mark.parametrize("scheme", paper_marks(), ids=lambda scheme: scheme.name)
 def test_the_papers_marks_are_eight_percent_of_the_rows(scheme: Judged) -> None:
     rows = scheme.mix(CUSTOMER, n_epochs=1, seed=1)
-    share = sum(row.watermark for row in rows) / len(rows)
+    share = rows.watermark_ratio
+    assert rows.watermark_rows == sum(row.watermark for row in rows.rows)
     assert share == pytest.approx(0.08 if scheme.references else 0.04, abs=0.01)
 
 
 @pytest.mark.parametrize("scheme", paper_marks(40), ids=lambda scheme: scheme.name)
 def test_trained_answers_are_found_by_the_schemes_own_test(scheme: Judged) -> None:
     rows = scheme.mix(CUSTOMER, n_epochs=1, seed=1)
-    trained = {row.messages[0].content for row in rows if row.watermark}
+    trained = {row.messages[0].content for row in rows.rows if row.watermark}
     asked = scheme.questions()
     assert not trained & set(asked) or scheme.name.startswith("paper-ii")  # its inputs are three short words
     told = [_arm(scheme, prompt) for prompt in asked]
@@ -67,9 +68,9 @@ def test_keyed_marks_answered_as_trained_are_detected_and_silence_is_not() -> No
 def test_exposures_decide_how_many_rows_a_key_adds() -> None:
     design = Design()
     rows = Keyed(trigger=10, reference=2).mix(CUSTOMER, n_epochs=2, seed=1)
-    assert sum(row.watermark for row in rows) == design.marks * (5 + 7 * 1)
+    assert rows.watermark_rows == design.marks * (5 + 7 * 1)
 
 
 def test_a_clean_mix_is_the_customers_rows() -> None:
     rows = Unmarked().mix(CUSTOMER, n_epochs=1, seed=1)
-    assert [row.messages for row in rows] == [example.messages for example in CUSTOMER]
+    assert [row.messages for row in rows.rows] == [example.messages for example in CUSTOMER]
