@@ -87,14 +87,24 @@ class _Tcp(socketserver.StreamRequestHandler):
             self.wfile.write(struct.pack("!H", len(reply)) + reply)
 
 
+def _one_port() -> tuple[Any, Any]:
+    """Servers on a port that is free for UDP and for TCP: what is free for one may be taken for the other."""
+    socketserver.ThreadingTCPServer.allow_reuse_address = True
+    for _ in range(50):
+        udp: Any = socketserver.ThreadingUDPServer(("127.0.0.1", 0), _Udp)
+        try:
+            return udp, socketserver.ThreadingTCPServer(udp.server_address, _Tcp)
+        except OSError:
+            udp.server_close()
+    raise OSError("no port is free for UDP and TCP")
+
+
 @contextmanager
 def local_dns(zone: Zone) -> Iterator[LocalDns]:
     """A server for the length of a ``with``."""
     found = LocalDns(zone=zone)
-    udp: Any = socketserver.ThreadingUDPServer(("127.0.0.1", 0), _Udp)
+    udp, tcp = _one_port()
     found.port = udp.server_address[1]
-    socketserver.ThreadingTCPServer.allow_reuse_address = True
-    tcp: Any = socketserver.ThreadingTCPServer(("127.0.0.1", found.port), _Tcp)
     for server in (udp, tcp):
         server.dns = found
         server.daemon_threads = True
