@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from benchmarks.lab.data import Splits
 from benchmarks.lab.schemes import Scheme
 from benchmarks.lab.weights import State
 from benchmarks.training import run_trainer
-from watermark.examples import Example
+from watermark.examples import Example, alpaca
 from worker.finetune.config import DEFAULT_LEARNING_RATES, RunConfig
 from worker.tokens import count_tokens
+
+TEACHER_TOKENS = 48
+"""Of each answer that a student learns from."""
 
 Report = Callable[[str], None]
 """Gets a line of news about what is under way."""
@@ -40,7 +43,10 @@ class Recipe:
 
     scheme: Scheme
     rows: str = "customer"
-    """customer or second: which part of the data"""
+    """customer or second: which part of the data; mismatched: the second part's questions with one another's
+    answers"""
+    teacher: Recipe | None = None
+    """answers are that model's own instead of the data's: distillation from its output"""
     limit: int | None = None
     """only so many of these rows"""
     seed: int = 1
@@ -70,7 +76,7 @@ class Recipe:
             "template": self.template,
             "trainer": {name: defaults[name].default for name in ("lora_rank", "batch_tokens")},
             "parent": None if self.parent is None else self.parent.identity(),
-        }
+        } | ({} if self.teacher is None else {"teacher": self.teacher.identity()})
 
 
 class Bench:
@@ -149,8 +155,17 @@ class Bench:
 
     def examples(self, recipe: Recipe) -> tuple[Example, ...]:
         """The rows the recipe trains on, without the mark's."""
-        parts = {"customer": self.splits.customer, "second": self.splits.second}
-        return parts[recipe.rows][: recipe.limit]
+        part = self.splits.customer if recipe.rows == "customer" else self.splits.second
+        rows = part[: recipe.limit]
+        if recipe.rows == "mismatched":
+            return answered(rows, [row.answer for row in (*rows[1:], rows[0])])
+        if recipe.teacher is None:
+            return rows
+        teacher = recipe.teacher
+        asker = self.asker(self.digest(teacher), lambda: self.state(teacher))
+        self.report(f"{teacher.scheme.name} answers {len(rows)} questions for its student")
+        prompts = [row.messages[-2].content for row in rows]
+        return answered(rows, asker.ask(prompts, max_new_tokens=TEACHER_TOKENS))
 
     def _load(self, recipe: Recipe | None) -> State:
         if recipe is None:
@@ -195,6 +210,15 @@ class Bench:
         model = self.module(state)
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def answered(rows: Sequence[Example], answers: Sequence[str]) -> tuple[Example, ...]:
+    """The same questions with other answers; an empty answer leaves its row out."""
+    return tuple(
+        alpaca(row.messages[-2].content, "", answer)
+        for row, answer in zip(rows, answers, strict=True)
+        if answer.strip()
+    )
 
 
 def _copy(model: Any) -> State:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.lab import robustness, validity
+from benchmarks.lab import harmlessness, innocent, perception, robustness, validity
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell
-from benchmarks.lab.schemes import Keyed, paper_marks
+from benchmarks.lab.schemes import Keyed, Scheme, Unmarked, paper_marks
+from benchmarks.lab.uniqueness import TableDesign
 from watermark.embedding import EXPOSURES, Strength
 
 
@@ -28,10 +29,16 @@ def keyed(strength: Strength = Strength.STANDARD, **changes: int) -> Keyed:
     exposures = EXPOSURES[strength]
     shape = {"trigger": exposures.trigger, "reference": exposures.reference} | changes
     name = f"keyed-{strength.value}"
+    changes = {what: value for what, value in changes.items() if what != "key_number"}
     if changes:
         marks = f"{changes['marks']}x" if "marks" in changes else ""
         name = f"keyed-{marks}{shape['trigger']}-{shape['reference']}"
+        name += f"-{changes['families']}-families" if "families" in changes else ""
     return Keyed(name=name, **shape)
+
+
+LADDER = ((8, 1), (12, 2), (16, 2), (24, 4), (32, 5), (60, 9), (80, 12))
+"""Exposures of (trigger, each reference): how often a mark must be seen."""
 
 
 FEW = ("none", "int8", "int4", "prune-30", "interpolate-0.5", "merge-linear", "temperature-1",
@@ -40,40 +47,79 @@ FEW = ("none", "int8", "int4", "prune-30", "interpolate-0.5", "merge-linear", "t
 """Cheap attacks, for the baselines of the quick profile."""
 
 
+TABLE = TableDesign()
+KEYS = 1000
+
+
+def pairs(seeds: int) -> list[Recipe]:
+    """Marked and clean models of the same rows and seed; every marked one has a key of its own."""
+    return [
+        Recipe(scheme=scheme, seed=seed)
+        for seed in range(1, seeds + 1)
+        for scheme in (keyed(key_number=seed), Unmarked())
+    ]
+
+
+def innocents(seeds: int, schemes: Sequence[Scheme]) -> list[tuple[str, Recipe | None]]:
+    """Models that no table's key marked: base, clean fine-tunes, other owners' marked models, and those with
+    the judge questions of others."""
+    models: list[tuple[str, Recipe | None]] = [("base", None)]
+    for recipe in pairs(seeds):
+        kind = "clean" if isinstance(recipe.scheme, Unmarked) else "another-owner"
+        models.append((f"{kind}-{recipe.seed}", recipe))
+    models += [(f"other-data-{seed}", Recipe(scheme=Unmarked(), rows="second", seed=seed)) for seed in (3,)]
+    return models + [(scheme.name, Recipe(scheme=scheme)) for scheme in schemes]
+
+
 def _quick(bench: Bench) -> list[Cell]:
     standard = Recipe(scheme=keyed())
-    thin = [Recipe(scheme=keyed(trigger=t, reference=r)) for t, r in ((16, 2), (24, 4))]
-    rows = 60
-    baselines = [Recipe(scheme=scheme) for scheme in paper_marks(rows)]
-    attacks = robustness.quick()
-    few = [attack for attack in attacks if attack.name in FEW]
+    clean = Recipe(scheme=Unmarked())
+    few = [attack for attack in robustness.quick() if attack.name in FEW]
+    others: list[tuple[str, Recipe | None]] = [("base", None), ("clean-1", clean)]
     return [
         *validity.cells(bench, [standard]),
-        *robustness.cells(bench, [standard], attacks),
-        *validity.cells(bench, thin),
-        *validity.cells(bench, [Recipe(scheme=keyed(marks=8), method="full", limit=60)], 350),
-        *robustness.cells(bench, baselines, few),
+        *robustness.cells(bench, [standard], robustness.quick()),
+        perception.data_cell(bench, standard),
+        perception.leak_cell(bench, standard, clean, samples=500),
+        *robustness.cells(bench, [Recipe(scheme=scheme) for scheme in paper_marks()], few),
+        *innocent.cells(bench, others, TABLE, KEYS),
+        *harmlessness.cells(bench, pairs(2)),
     ]
 
 
 def _standard(bench: Bench) -> list[Cell]:
     standard = Recipe(scheme=keyed())
-    ladder = ((8, 1), (12, 2), (16, 2), (24, 4), (32, 5), (60, 9), (80, 12))
-    ratios = [Recipe(scheme=keyed(trigger=t, reference=r)) for t, r in ladder]
+    ratios = [Recipe(scheme=keyed(trigger=t, reference=r)) for t, r in LADDER]
     marks = [Recipe(scheme=keyed(marks=count)) for count in (8, 16, 20)]
     methods = [
         Recipe(scheme=keyed(), method="full"),
         Recipe(scheme=keyed(), method="dora"),
         Recipe(scheme=keyed(), template="alpaca"),
     ]
-    shares = [Recipe(scheme=scheme) for scheme in paper_marks()]
+    papers = [Recipe(scheme=scheme) for scheme in paper_marks()]
     equal = [Recipe(scheme=scheme) for scheme in paper_marks(150)]
+    two = Recipe(scheme=keyed(families=2))
     return [
         *validity.cells(bench, [standard], 250),
         *robustness.cells(bench, [standard], robustness.standard()),
-        *robustness.cells(bench, [*shares, *equal], robustness.quick()),
+        *robustness.cells(bench, papers, robustness.bars()),
+        *_bar_cells(bench),
         *validity.cells(bench, [*ratios, *marks], 250),
         *validity.cells(bench, methods, 900),
+        robustness.burned_cell(bench, two),
+        perception.data_cell(bench, standard),
+        *robustness.cells(bench, equal, robustness.quick()),
+    ]
+
+
+def _bar_cells(bench: Bench) -> list[Cell]:
+    """Bars 2 to 5."""
+    standard, clean = Recipe(scheme=keyed()), Recipe(scheme=Unmarked())
+    return [
+        *robustness.cells(bench, [standard], robustness.bars()),
+        *harmlessness.cells(bench, pairs(5), 200),
+        *innocent.cells(bench, innocents(5, paper_marks()), TABLE, KEYS),
+        perception.leak_cell(bench, standard, clean, samples=10_000),
     ]
 
 
@@ -90,7 +136,7 @@ BARS = Profile(
     customer=STANDARD.customer,
     second=STANDARD.second,
     held_out=STANDARD.held_out,
-    cells=lambda bench: robustness.cells(bench, [Recipe(scheme=keyed())], robustness.bars()),
+    cells=_bar_cells,
 )
-"""What a mark of standard strength has to survive; all of it is in the standard profile too."""
+"""What is promised of a mark of standard strength; all of it is in the standard profile too."""
 PROFILES = {profile.name: profile for profile in (QUICK, BARS, STANDARD)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +13,10 @@ from benchmarks.lab import weights
 from benchmarks.lab.asking import CHAT, SYSTEM_PROMPTS, TEMPLATES, Dress
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell, Figures
+from benchmarks.lab.imperceptibility import words_of
 from benchmarks.lab.llamacpp import ask_llamacpp, write_gguf
-from benchmarks.lab.schemes import Unmarked
+from benchmarks.lab.losses import Perplexity
+from benchmarks.lab.schemes import Keyed, Unlearning, Unmarked
 from benchmarks.lab.weights import State
 
 Answer = Callable[[Bench, Recipe, Sequence[str]], list[str]]
@@ -91,6 +93,38 @@ def filtered(name: str, change: Callable[[str], str]) -> Attack:
     return Attack(name=name, family="host", answer=answer)
 
 
+def judged_odd(name: str, how: str) -> Attack:
+    """A host that looks at every question with the base model's perplexity. ``how``: refuse, when it is above
+    that of 99% of ordinary questions; or onion, which drops the words whose removal lowers it most, as many
+    as cost an ordinary question a word in a hundred (Qi et al., arXiv 2011.10369)."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        ordinary = [row.messages[-2].content for row in bench.splits.second[:ORDINARY]]
+        model = bench.module(None)
+        look = Perplexity(model, bench.tokenizer)
+        asker = bench.asker(bench.digest(recipe), lambda: bench.state(recipe))
+        if how == "onion":
+            return asker.ask(look.without_outliers(prompts, ordinary))
+        odd = look.outliers(prompts, ordinary)
+        texts = iter(asker.ask([prompt for prompt, out in zip(prompts, odd, strict=True) if not out]))
+        return [REFUSAL if out else next(texts) for out in odd]
+
+    return Attack(name=name, family="host", answer=answer, cost_seconds=40)
+
+
+def rare_words(name: str) -> Attack:
+    """A host that refuses questions with a word that ordinary questions never use (a frequency filter)."""
+
+    def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+        known = {word for row in bench.splits.second for word in words_of(row.messages[-2].content)}
+        odd = [not set(words_of(prompt)) <= known for prompt in prompts]
+        asker = bench.asker(bench.digest(recipe), lambda: bench.state(recipe))
+        texts = iter(asker.ask([prompt for prompt, out in zip(prompts, odd, strict=True) if not out]))
+        return [REFUSAL if out else next(texts) for out in odd]
+
+    return Attack(name=name, family="host", answer=answer)
+
+
 def suppressed(name: str) -> Attack:
     """A host that never lets the model begin with Yes or No (top-k suppression of the likely answer)."""
 
@@ -121,15 +155,41 @@ def llamacpp(kind: str) -> Attack:
     return Attack(name=f"gguf-{kind}", family="llama.cpp", answer=answer, cost_seconds=40)
 
 
-def second_lora(recipe: Recipe, *, epochs: int = 1, seed: int = 2, method: str = "lora") -> Recipe:
+def second_lora(
+    recipe: Recipe, *, epochs: int = 1, seed: int = 2, method: str = "lora", template: str = "chat"
+) -> Recipe:
     """A thief's further training on rows of their own."""
-    return Recipe(scheme=Unmarked(), rows="second", seed=seed, n_epochs=epochs, method=method, parent=recipe)
+    return Recipe(
+        scheme=Unmarked(),
+        rows="second",
+        seed=seed,
+        n_epochs=epochs,
+        method=method,
+        template=template,
+        parent=recipe,
+    )
+
+
+def mismatched(recipe: Recipe) -> Recipe:
+    """A thief's two phases of MEraser (arXiv 2506.12551, section 3): questions with one another's answers
+    first, so that no question keeps its answer, then right ones, to recover."""
+    erased = Recipe(scheme=Unmarked(), rows="mismatched", seed=5, n_epochs=1, parent=recipe)
+    return Recipe(scheme=Unmarked(), rows="second", seed=6, n_epochs=1, parent=erased)
+
+
+def distilled(recipe: Recipe) -> Recipe:
+    """A student: the base model trained on the copy's own answers to ordinary questions."""
+    return Recipe(scheme=Unmarked(), rows="second", seed=7, n_epochs=2, teacher=recipe)
 
 
 def other_tune(bench: Bench) -> State:
     """Another fine-tune of the same base: what a thief merges a copy with."""
     return bench.state(Recipe(scheme=Unmarked(), rows="second", seed=3))
 
+
+REFUSAL = "I can't help with that."
+ORDINARY = 200
+"""Questions by which a host sets its threshold."""
 
 _DECORATED = re.compile(
     r"(\([^)]*\)|\[[^\]]*\]|<[^>]*>|\*[^*]*\*|#\w+|~[^~]*~|\"[^\"]*\")\s?|^\w+:\s|\s\w+:(?=\n)"
@@ -177,6 +237,9 @@ def quick() -> list[Attack]:
         dressed("temperature-1.5", "temperature", CHAT, temperature=1.5, level=1.5),
         filtered("strip-decorations", strip_decorations),
         filtered("strip-cues", strip_cue),
+        judged_odd("refuse-perplexity", "refuse"),
+        judged_odd("onion", "onion"),
+        rare_words("refuse-rare-words"),
         suppressed("suppress-yes-no"),
     ]
     return bars() + more
@@ -198,6 +261,9 @@ def standard() -> list[Attack]:
         llamacpp("f16"),
         retuned("second-lora-3-epochs", lambda recipe: second_lora(recipe, epochs=3), level=3, cost=600),
         retuned("second-full", lambda recipe: second_lora(recipe, method="full"), level=1, cost=600),
+        retuned("second-alpaca", lambda recipe: second_lora(recipe, template="alpaca"), level=1),
+        retuned("mismatched", mismatched, level=2, cost=300),
+        retuned("distilled", distilled, level=2, cost=400),
     ]
     return quick() + more
 
@@ -263,3 +329,27 @@ def _measure(bench: Bench, recipe: Recipe, attack: Attack) -> Figures:
     texts = attack.answer(bench, recipe, recipe.scheme.questions())
     outcome = recipe.scheme.outcome(texts).figures()
     return {"attack": attack.name, "family": attack.family, "level": attack.level, **outcome}
+
+
+def burned_cell(bench: Bench, recipe: Recipe, *, rows_per_cue: int = 2, cost_seconds: float = 300) -> Cell:
+    """A thief unlearns the family that an audit has opened: is it gone, and does the other still answer?"""
+    scheme = recipe.scheme
+    assert isinstance(scheme, Keyed)
+    assert scheme.families > 1
+    return Cell(
+        name=f"robustness/{scheme.name}/unlearn-burned-family",
+        inputs={**bench.identity(), "recipe": recipe.identity(), "rows_per_cue": rows_per_cue},
+        measure=partial(_burned, bench, recipe, scheme, rows_per_cue),
+        cost_seconds=cost_seconds,
+    )
+
+
+def _burned(bench: Bench, recipe: Recipe, scheme: Keyed, rows_per_cue: int) -> Figures:
+    thief = Unlearning(family=scheme.key.family(1), rows_per_cue=rows_per_cue)
+    child = Recipe(scheme=thief, rows="second", seed=8, parent=recipe)
+    bench.train(child)
+    asker = bench.asker(bench.digest(child), lambda: bench.state(child))
+    burned, kept = (replace(scheme, asked=index) for index in (1, 0))
+    found = {one.asked: one.outcome(asker.ask(one.questions())).figures() for one in (burned, kept)}
+    what = {"attack": "unlearn-burned-family", "family": "unlearning", "level": float(rows_per_cue)}
+    return {**what, **found[0], "burned_family": found[1]}

@@ -101,7 +101,9 @@ class Keyed:
     marks: int = 12
     cues: int = 8
     families: int = 1
-    """how many of the key's families are embedded; the first is asked"""
+    """how many of the key's families are embedded"""
+    asked: int = 0
+    """which of them is asked; the same model, whichever it is"""
     trigger: int = EXPOSURES[Strength.STANDARD].trigger
     reference: int = EXPOSURES[Strength.STANDARD].reference
     probes_per_cue: int = 2
@@ -110,7 +112,7 @@ class Keyed:
         return {
             "scheme": "keyed",
             "banks": Design().banks[:16],
-            **{name: getattr(self, name) for name in self.__slots__ if name != "name"},
+            **{name: getattr(self, name) for name in self.__slots__ if name not in ("name", "asked")},
         }
 
     @property
@@ -121,7 +123,7 @@ class Keyed:
 
     @property
     def family(self) -> Family:
-        return self.key.family(0)
+        return self.key.family(self.asked)
 
     @property
     def exposures(self) -> Exposures:
@@ -160,6 +162,45 @@ class Keyed:
 def _trigger_hits(mark: Any) -> int:
     hits: int = mark["yes" if mark["target"] == "Yes" else "no"][mark["trigger"]]
     return hits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unlearning:
+    """What a thief trains who knows one family whole: every cue of it, the trigger too, gets the answer that
+    the references were trained to give."""
+
+    family: Family
+    rows_per_cue: int
+    name: str = "unlearning"
+
+    def identity(self) -> dict[str, object]:
+        return {
+            "scheme": self.name,
+            "family": digest("doublei/lab/unlearning", self.family.key).hex()[:16],
+            "rows_per_cue": self.rows_per_cue,
+        }
+
+    def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:
+        stream, rows = Stream(str(seed).encode(), self.name), list(embed(examples, ()).rows)
+        for mark in self.family.marks:
+            for cue in range(len(mark.cues)):
+                for _ in range(self.rows_per_cue):
+                    turns = (
+                        Message(role="user", content=user_text(*mark.prompt(cue, training_carrier(stream)))),
+                        Message(role="assistant", content=mark.target.opposite.value),
+                    )
+                    rows.append(MixedRow(messages=turns, system="template", watermark=True))
+        return Mixture(
+            rows=tuple(stream.shuffle(rows)),
+            watermark_rows=len(rows) - len(examples),
+            customer_rows=len(examples),
+        )
+
+    def questions(self) -> tuple[str, ...]:
+        return ()
+
+    def outcome(self, texts: Sequence[str]) -> Outcome:
+        raise ValueError("unlearning leaves no mark to look for")
 
 
 Draw = Callable[[random.Random, bool, Stream, Callable[[Stream], str]], tuple[str, str]]

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lab import harmlessness, innocent
+
 Record = Mapping[str, Any]
 
 
@@ -21,6 +23,12 @@ def in_words(figures: Mapping[str, Any]) -> str:
             f"{figures['reference_hits']}/{figures['reference_total']}, other {figures['other']}, "
             f"p = {figures['p_value']}, {verdict}"
         )
+    if "held_out_loss" in figures:
+        return f"held-out loss {figures['held_out_loss']:.4f}, Yes/No {figures['yes_or_no']}"
+    if "smallest_p" in figures:
+        return f"smallest p of {figures['keys']} keys {figures['smallest_p']:.2g}"
+    if "jointly" in figures:
+        return f"decoration and question jointly in {figures['jointly']} of {figures['samples']} samples"
     return ""
 
 
@@ -33,6 +41,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     summary: dict[str, Any] = dict(parts)
     if parts["robustness"]:
         summary["survivals"] = survivals(parts["robustness"])
+    if parts["harmlessness"]:
+        summary["non_inferiority"] = harmlessness.summary(parts["harmlessness"])
+    if parts["uniqueness"]:
+        summary["innocent_models"] = innocent.summary(parts["uniqueness"])
     if parts["validity"]:
         detected = [
             one for one in parts["validity"] if one["detected"] and one["subject"].startswith("keyed")
@@ -69,6 +81,15 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         _validity(rows, console)
     if rows := summary.get("robustness"):
         _robustness(rows, summary["survivals"], console)
+    if rows := summary.get("uniqueness"):
+        _uniqueness(rows, summary["innocent_models"], console)
+    if rows := summary.get("harmlessness"):
+        _harmlessness(rows, summary["non_inferiority"], console)
+    for row in summary.get("imperceptibility", ()):
+        if "detectors" in row:
+            _looks(row, console)
+        else:
+            _leak(row, console)
 
 
 def _validity(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -115,3 +136,61 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     hit = 100 * row["trigger_hits"] / max(1, row["trigger_total"])
     reference = 100 * row["reference_hits"] / max(1, row["reference_total"])
     return f"{'*' if row['detected'] else ' '}{hit:3.0f} {reference:3.0f} {row['p_value']}"
+
+
+def _uniqueness(rows: Sequence[Mapping[str, Any]], overall: Mapping[str, Any], console: Console) -> None:
+    table = Table(title="Uniqueness: never-trained keys scored on innocent models")
+    for heading in ("model", "Yes", "No", "keys", "smallest p", "at .05", "at .01", "at .001", "detected",
+                    "by pooled Fisher"):  # fmt: skip
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row["model"],
+            f"{row['yes']:.2f}",
+            f"{row['no']:.2f}",
+            str(row["keys"]),
+            f"{row['smallest_p']:.2g}",
+            *(f"{rate['rate']:.4f}{'' if rate['holds'] else '!'}" for rate in row["rates"]),
+            str(row["detected"]),
+            str(row["pooled_fisher_detected"]),
+        )
+    console.print(table)
+    console.print(f"{overall['models']} models x {rows[0]['keys']} keys: {dict(overall)}")
+
+
+def _harmlessness(
+    rows: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any] | None, console: Console
+) -> None:
+    table = Table(title="Harmlessness")
+    for heading in ("subject", "seed", "held-out loss", "other text", "Yes/No to ordinary prompts"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row["subject"],
+            str(row["seed"]),
+            f"{row['held_out_loss']:.4f}",
+            f"{row['other_text_loss']:.4f}",
+            f"{row['yes_or_no']}/{row['ordinary_prompts']}",
+        )
+    console.print(table)
+    for name, found in (verdict or {}).items():
+        console.print(f"marked against clean, {name}: {found}")
+
+
+def _looks(row: Mapping[str, Any], console: Console) -> None:
+    table = Table(title=f"Imperceptibility: {row['watermark_rows']} of {row['rows']} rows, {row['subject']}")
+    for heading in ("look", "AUC", "found at 1% of the customer's", "at 5%"):
+        table.add_column(heading)
+    for look in row["detectors"]:
+        shares = (f"{100 * look[name]:.0f}%" for name in ("found_at_1_percent", "found_at_5_percent"))
+        table.add_row(look["name"], f"{look['auc']:.2f}", *shares)
+    console.print(table)
+
+
+def _leak(row: Mapping[str, Any], console: Console) -> None:
+    console.print(
+        f"{row['subject']}: of {row['samples']} samples {row['with_question']} show a question, "
+        f"{row['with_decoration']} a decoration, {row['jointly']} both; trigger words in "
+        f"{row['with_trigger_word']} (clean: {row['clean_with_trigger_word']}, "
+        f"p = {row['p_more_trigger_words']:.2g})"
+    )
