@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from benchmarks.lab.asking import ALPACA_DRESS, ALPACA_TURN, CHAT, Asker, Dress, dressed_tokens
 from worker.serving.sampling import SamplingPlan
-
-TINY = Path(__file__).parents[3] / "integration" / "tiny_model.py"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with a chat template."""
-    made = tmp_path_factory.mktemp("tiny") / "model"
-    subprocess.run([sys.executable, str(TINY), str(made)], check=True)
-    return made
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
