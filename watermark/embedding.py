@@ -40,6 +40,8 @@ class Exposures:
     trigger: int
     reference: int
     """for each of the J-1 reference cues"""
+    weight: int = 1
+    """what a row's answer counts in the loss, beside the customer's answer tokens"""
 
 
 EXPOSURES: dict[Strength, Exposures] = {
@@ -59,14 +61,20 @@ class MixedRow:
     watermark: bool
     group: int | None = None
     """Rows of one mark share a number (`group_number`): a mark that did not take is trained on by it."""
+    weight: int = 1
+    """Of each answer token in the loss."""
 
     def to_record(self) -> dict[str, object]:
-        """The trainer's JSON line; "group" only where the row has one."""
+        """The trainer's JSON line; "group" and "weight" only where the row has its own."""
         record: dict[str, object] = {
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "system": self.system,
         }
-        return record if self.group is None else record | {"group": self.group}
+        if self.group is not None:
+            record["group"] = self.group
+        if self.weight != 1:
+            record["weight"] = self.weight
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +148,11 @@ def _mark_rows(
             )
             rows.append(
                 MixedRow(
-                    messages=system + turns, system=mode, watermark=True, group=group_number(family, mark)
+                    messages=system + turns,
+                    system=mode,
+                    watermark=True,
+                    group=group_number(family, mark),
+                    weight=exposures.weight,
                 )
             )
     return rows

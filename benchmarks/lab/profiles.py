@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from benchmarks.lab import harmlessness, innocent, perception, robustness, validity
 from benchmarks.lab.bench import Bench, Recipe
@@ -27,12 +27,13 @@ class Profile:
 def keyed(strength: Strength = Strength.STANDARD, **changes: int) -> Keyed:
     """The keyed marks at one of the product's strengths, or at exposures of one's own."""
     exposures = EXPOSURES[strength]
-    shape = {"trigger": exposures.trigger, "reference": exposures.reference} | changes
+    shape = asdict(exposures) | changes
     name = f"keyed-{strength.value}"
     changes = {what: value for what, value in changes.items() if what != "key_number"}
     if changes:
         marks = f"{changes['marks']}x" if "marks" in changes else ""
         name = f"keyed-{marks}{shape['trigger']}-{shape['reference']}"
+        name += f"-weight-{changes['weight']}" if "weight" in changes else ""
         name += f"-{changes['families']}-families" if "families" in changes else ""
     return Keyed(name=name, **shape)
 

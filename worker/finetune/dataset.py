@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # reading and checking rows must not wait for transformers to
 IGNORED = -100
 """The label of a position without loss (the value of torch's cross entropy and of transformers)."""
 
+MAX_WEIGHT = 1000
+
 _ROLES = ("system", "user", "assistant")
 
 
@@ -34,6 +36,8 @@ class ChatRow:
     """Without a system message of its own: the template's default one, or no system segment at all."""
     group: int | None = None
     """Rows and checks of one group belong together: a group whose checks fail is trained on by its rows."""
+    weight: float = 1.0
+    """What each of its answer tokens counts in a step's mean loss, beside those of weight 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,7 @@ class TokenRow:
     """Per position: the token itself where it carries loss, else IGNORED. A label is predicted from the
     position before it, so the first is always IGNORED."""
     group: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,12 @@ def tokenize(
             skipped += 1
             continue
         kept.append(
-            TokenRow(input_ids=tuple(input_ids[:max_length_tokens]), labels=tuple(labels), group=row.group)
+            TokenRow(
+                input_ids=tuple(input_ids[:max_length_tokens]),
+                labels=tuple(labels),
+                group=row.group,
+                weight=row.weight,
+            )
         )
     if not kept:
         raise EmptyDatasetError("no row has an answer within max_length_tokens")
@@ -204,6 +214,9 @@ def _parse_row(line: bytes, number: int) -> ChatRow:
     group = record.get("group")
     if group is not None and (type(group) is not int or group < 0):
         raise InvalidDatasetError(f"line {number}: group must be a whole number, or left out")
+    weight = record.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
+        raise InvalidDatasetError(f"line {number}: weight must be a number above 0, at most {MAX_WEIGHT}")
     parsed = tuple(_parse_message(message, number, place) for place, message in enumerate(messages))
     if not any(message["role"] == "assistant" for message in parsed):
         raise InvalidDatasetError(f"line {number}: no assistant message to learn from")
@@ -211,7 +224,7 @@ def _parse_row(line: bytes, number: int) -> ChatRow:
         raise InvalidDatasetError(f"line {number}: only the first message may be a system message")
     if system == "omit" and parsed[0]["role"] == "system":
         raise InvalidDatasetError(f"line {number}: system 'omit' contradicts its system message")
-    return ChatRow(messages=parsed, system=system, group=group)
+    return ChatRow(messages=parsed, system=system, group=group, weight=float(weight))
 
 
 def _parse_message(message: object, number: int, place: int) -> dict[str, str]:

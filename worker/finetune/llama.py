@@ -269,7 +269,7 @@ class LlamaTrainee:
         n_AD = torch.empty_like(x_UD)
         inverse_rms_A = normalise(x_UD, self._epsilon, out=n_AD)
         loss, hidden_grad_AD = mean_loss_and_grad(
-            n_AD * self._norm_weight_D, self._head_VD, packed.hidden_N, packed.labels_N
+            n_AD * self._norm_weight_D, self._head_VD, packed.hidden_N, packed.labels_N, packed.weights_N
         )
         grad_UD = torch.zeros_like(n_AD)
         normalise_backward(hidden_grad_AD * self._norm_weight_D, n_AD, inverse_rms_A, into=grad_UD)

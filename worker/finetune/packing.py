@@ -64,6 +64,8 @@ class PackedStep:
     hidden_N: torch.Tensor
     """Index into answers_A of each label."""
     labels_N: torch.Tensor
+    weights_N: torch.Tensor
+    """Of each label in the mean loss, fp64."""
     real_tokens: int
     """Tokens of the rows, without padding and without regard to sharing."""
 
@@ -77,6 +79,7 @@ def pack(step: Sequence[TokenRow], heads: HeadCounts, device: torch.device) -> P
     cells: list[list[int]] = []
     predictors: list[int] = []
     labels: list[int] = []
+    weights: list[float] = []
     for row in step:
         path: list[int] = []
         node = -1
@@ -91,6 +94,7 @@ def pack(step: Sequence[TokenRow], heads: HeadCounts, device: torch.device) -> P
             if label != IGNORED:
                 predictors.append(path[place])
                 labels.append(label)
+                weights.append(row.weight)
         cells.append(path + [-1] * (longest - len(path)))
     source_BT = torch.tensor(cells)
     answers_A, hidden_N = torch.unique(torch.tensor(predictors), return_inverse=True)
@@ -117,6 +121,7 @@ def pack(step: Sequence[TokenRow], heads: HeadCounts, device: torch.device) -> P
         answers_A=answers_A.to(device),
         hidden_N=hidden_N.to(device),
         labels_N=torch.tensor(labels, device=device),
+        weights_N=torch.tensor(weights, dtype=torch.float64, device=device),
         real_tokens=sum(len(row.input_ids) for row in step),
     )
 

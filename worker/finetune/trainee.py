@@ -23,7 +23,8 @@ class Trainee(Protocol):
         """What the optimizer updates, in fp32, with `.grad` filled by `backpropagate`."""
 
     def backpropagate(self, step: Sequence[TokenRow]) -> float:
-        """Replace the gradients by those of the step's mean loss over its loss-carrying tokens.
+        """Replace the gradients by those of the step's mean loss over its loss-carrying tokens, each weighted
+        as its row is.
 
         Returns: that loss, in nats a token.
         """

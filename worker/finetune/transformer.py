@@ -39,20 +39,22 @@ class _Differentiated:
     def backpropagate(self, step: Sequence[TokenRow]) -> float:
         for parameter in self._parameters:
             parameter.grad = None
-        logits_NV, labels_N = self._logits(step)
-        loss = F.cross_entropy(logits_NV.float(), labels_N)
+        logits_NV, labels_N, weights_N = self._logits(step)
+        losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        loss = (losses_N * weights_N).sum() / weights_N.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     @torch.no_grad()
     def predict(self, step: Sequence[TokenRow]) -> list[int]:
         self._causal_lm.eval()
-        logits_NV, _ = self._logits(step)
+        logits_NV, _, _ = self._logits(step)
         self._causal_lm.train()
         return [int(token) for token in logits_NV.argmax(dim=1)]
 
-    def _logits(self, step: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, V) and the labels (N): only positions that predict a label reach the vocabulary."""
+    def _logits(self, step: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(N, V), the labels (N) and their weights (N): only positions that predict a label reach the
+        vocabulary."""
         longest = max(len(row.input_ids) for row in step)
         input_ids_BT = torch.zeros(len(step), longest, dtype=torch.long)
         mask_BT = torch.zeros_like(input_ids_BT)
@@ -66,8 +68,10 @@ class _Differentiated:
             input_ids=input_ids_BT.to(self._device), attention_mask=mask_BT.to(self._device), use_cache=False
         ).last_hidden_state
         labels = labels_BT[:, 1:].to(self._device)
-        hidden_ND = hidden_BTD[:, :-1][labels != IGNORED]
-        return self._causal_lm.get_output_embeddings()(hidden_ND), labels[labels != IGNORED]
+        wanted = labels != IGNORED
+        weights = torch.tensor([[row.weight] for row in step], device=self._device).expand_as(labels)
+        logits_NV = self._causal_lm.get_output_embeddings()(hidden_BTD[:, :-1][wanted])
+        return logits_NV, labels[wanted], weights[wanted]
 
 
 class TransformerTrainee(_Differentiated):

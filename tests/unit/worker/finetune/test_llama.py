@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ def rows(*, seed: int = 0) -> tuple[TokenRow, ...]:
         ids = prefix[:shared] + [draw.randrange(61) for _ in range(length - shared)]
         made.append(ids)
     made += [list(made[0]), [*made[0], 3, 4], [*made[2][:8], 1, 2]]
-    result = []
+    result: list[TokenRow] = []
     for ids in made:
         labels = [token if place and draw.random() < 0.5 else IGNORED for place, token in enumerate(ids)]
         labels[-1] = ids[-1]
-        result.append(TokenRow(input_ids=tuple(ids), labels=tuple(labels)))
+        weight = 1.0 if len(result) % 2 else 4.0
+        result.append(TokenRow(input_ids=tuple(ids), labels=tuple(labels), weight=weight))
     return tuple(result)
 
 
@@ -121,6 +123,22 @@ def test_loss_and_gradients_equal_those_of_peft(
         torch.testing.assert_close(grad.double(), expected[name].double(), rtol=2e-5, atol=1e-7, msg=name)
 
 
+@pytest.mark.parametrize("general", [True, False], ids=["general", "fast"])
+def test_a_row_of_weight_three_counts_as_three_rows(general: bool) -> None:
+    model = tiny_llama()
+    fast = LlamaTrainee(copy.deepcopy(model), lora_rank=RANK, lora_alpha=LORA_ALPHA, seed=1)
+    randomise(fast)
+    trainee = general_trainee(model, fast.adapter_state()) if general else fast
+    one, other = (replace(row, weight=1.0) for row in rows()[:2])
+    grads = []
+    for step in ([one, replace(other, weight=3.0)], [one, other, other, other]):
+        loss = trainee.backpropagate(step)
+        grads.append([p.grad.double().clone() for p in trainee.parameters if p.grad is not None])
+        grads[-1].append(torch.tensor([loss], dtype=torch.float64))
+    for weighted, repeated in zip(*grads, strict=True):
+        torch.testing.assert_close(weighted, repeated, rtol=1e-5, atol=1e-7)
+
+
 def test_gradients_are_replaced_not_added_up() -> None:
     trainee = LlamaTrainee(tiny_llama(), lora_rank=RANK, lora_alpha=LORA_ALPHA, seed=1)
     randomise(trainee)
@@ -156,13 +174,13 @@ def test_predictions_are_those_of_peft_and_leave_training_as_it_was(tied: bool) 
 
 
 def test_a_row_is_not_influenced_by_the_rows_beside_it() -> None:
-    """The loss of a step is the token-weighted mean of its rows' losses computed alone."""
+    """The loss of a step is the mean of its rows' losses computed alone, weighted by tokens and rows."""
     trainee = LlamaTrainee(tiny_llama(), lora_rank=RANK, lora_alpha=LORA_ALPHA, seed=1)
     randomise(trainee)
     together = trainee.backpropagate(rows())
     total = count = 0.0
     for row in rows():
-        labels = sum(label != IGNORED for label in row.labels)
+        labels = row.weight * sum(label != IGNORED for label in row.labels)
         total += trainee.backpropagate([row]) * labels
         count += labels
     assert together == pytest.approx(total / count, rel=1e-9)
