@@ -30,7 +30,8 @@ from cli.demo.conversations import alpaca_rows
 from watermark.embedding import embed
 from watermark.examples import parse_row
 from watermark.keys import Design, Secret, derive
-from worker.finetune.config import DatasetByPath, RunConfig
+from worker.finetune.batches import FULL_BATCH_TOKENS
+from worker.finetune.config import DatasetByPath
 from worker.weights import resolve
 from worker.weights.settings import WeightsSettings
 
@@ -39,7 +40,7 @@ EXTRA_PACKAGES = ROOT / ".venv-bench"
 FLOP_PER_TOKEN = 0.43e9
 """4 per weight of the decoder's linear layers (forward, and backward to the activations), 106 million here;
 adapters, attention and head are extra and not counted in anybody's favour."""
-BATCH_TOKENS: int = RunConfig.__dataclass_fields__["batch_tokens"].default  # type: ignore[assignment]
+BATCH_TOKENS = FULL_BATCH_TOKENS
 """What a job trains with when it names nothing."""
 
 

@@ -175,7 +175,8 @@ def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event
         Event(
             message=(
                 f"Training {settings.n_epochs} epochs with LoRA of rank {settings.lora_rank},"
-                f" learning rate {settings.learning_rate:g}, batches of {settings.batch_tokens} tokens"
+                f" learning rate {settings.learning_rate:g}, batches of "
+                + (f"{settings.batch_tokens} tokens" if settings.batch_tokens else "a size to fit the data")
             ),
             data=asdict(settings),
         ),

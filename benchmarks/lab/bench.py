@@ -27,6 +27,7 @@ from benchmarks.lab.schemes import Scheme
 from benchmarks.lab.weights import State
 from benchmarks.training import run_trainer
 from watermark.examples import Example, alpaca
+from worker.finetune.batches import ENOUGH_STEPS, FULL_BATCH_TOKENS, SMALLEST_BATCH_TOKENS
 from worker.finetune.config import DEFAULT_LEARNING_RATES, RunConfig
 from worker.tokens import count_tokens
 
@@ -74,7 +75,10 @@ class Recipe:
             "method": self.method,
             "learning_rate": self.rate,
             "template": self.template,
-            "trainer": {name: defaults[name].default for name in ("lora_rank", "batch_tokens")},
+            "trainer": {
+                "lora_rank": defaults["lora_rank"].default,
+                "batch_tokens": [SMALLEST_BATCH_TOKENS, FULL_BATCH_TOKENS, ENOUGH_STEPS],
+            },
             "parent": None if self.parent is None else self.parent.identity(),
         } | ({} if self.teacher is None else {"teacher": self.teacher.identity()})
 

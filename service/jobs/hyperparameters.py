@@ -18,7 +18,6 @@ DEFAULT_EPOCHS = 3
 DEFAULT_LEARNING_RATE = 2e-3
 """For LoRA of rank 16 on a model of this size; a multiplier of 1.0."""
 DEFAULT_LORA_RANK = 16
-DEFAULT_BATCH_TOKENS = 512
 DEFAULT_MAX_LENGTH_TOKENS = 512
 
 MAX_EPOCHS = 50
@@ -68,7 +67,8 @@ class TrainerSettings:
     learning_rate: float
     lora_rank: int
     lora_alpha: int
-    batch_tokens: int
+    batch_tokens: int | None
+    """None: the trainer chooses by the size of the data"""
     max_length_tokens: int
 
 
@@ -84,11 +84,11 @@ def trainer_settings(stored: Mapping[str, Any], *, mean_characters: float) -> Tr
     )
 
 
-def _batch_tokens(stored: Mapping[str, Any], mean_characters: float) -> int:
+def _batch_tokens(stored: Mapping[str, Any], mean_characters: float) -> int | None:
     if stored["batch_tokens"] != "auto":
         return int(stored["batch_tokens"])
     if stored["batch_size"] == "auto":
-        return DEFAULT_BATCH_TOKENS
+        return None
     mean_tokens = TEMPLATE_TOKENS + mean_characters / CHARACTERS_PER_TOKEN
     budget = math.ceil(int(stored["batch_size"]) * mean_tokens)
     return min(max(budget, MIN_BATCH_TOKENS), MAX_BATCH_TOKENS)

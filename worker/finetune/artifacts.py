@@ -83,7 +83,6 @@ def _model_card(config: RunConfig, facts: Mapping[str, str | int | float]) -> st
     settings |= {
         "epochs": config.n_epochs,
         "learning rate": config.learning_rate,
-        "tokens a step": config.batch_tokens,
         "longest row (tokens)": config.max_length_tokens,
         "seed": config.seed,
     }

@@ -64,8 +64,9 @@ class RunConfig:
     lora_alpha: int = 32
     lora_target_modules: tuple[str, ...] | None = None
     """Of lora and dora. None: every linear layer of the decoder."""
-    batch_tokens: int = 512
-    """Real tokens an optimizer step sees, at most (a longer row makes a step of its own)."""
+    batch_tokens: int | None = None
+    """Real tokens an optimizer step sees, at most (a longer row makes a step of its own). None: what fits the
+    size of the data (`batches.auto_batch_tokens`)."""
     max_length_tokens: int = 512
     """Longer rows lose their end."""
     precision: PrecisionChoice = "auto"
@@ -82,6 +83,8 @@ class RunConfig:
             ("seed", 0, (1 << 63) - 1),
         ):
             value = getattr(self, name)
+            if value is None and name == "batch_tokens":
+                continue
             if type(value) is not int or not smallest <= value <= largest:
                 raise InvalidConfigError(f"{name} must be a whole number from {smallest} to {largest}")
         rate = self.learning_rate

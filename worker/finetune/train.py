@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from worker.finetune.artifacts import save
-from worker.finetune.batches import count_steps, steps_of_epoch
+from worker.finetune.batches import auto_batch_tokens, count_steps, steps_of_epoch
 from worker.finetune.checks import (
     MAX_ANSWER_CHARACTERS,
     ask,
@@ -51,8 +51,9 @@ def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow],
     tokenizer = load_tokenizer(config.model_dir)
     dataset = tokenize(rows, tokenizer, max_length_tokens=config.max_length_tokens)
     asked = tokenize_checks(checks, tokenizer)
+    batch_tokens = config.batch_tokens or auto_batch_tokens(dataset.tokens * config.n_epochs)
     trainee = load_trainee(config, device=device, dtype=dtype)
-    run = _Run(config, trainee, dataset, events)
+    run = _Run(config, trainee, dataset, events, batch_tokens=batch_tokens)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     events.send(
         "started",
@@ -61,6 +62,7 @@ def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow],
         answer_tokens=dataset.answer_tokens,
         truncated_rows=dataset.truncated_rows,
         skipped_rows=dataset.skipped_rows,
+        batch_tokens=batch_tokens,
         total_steps=run.total_steps,
         precision=precision,
         threads=threads,
@@ -73,6 +75,7 @@ def train(config: RunConfig, rows: Sequence[ChatRow], checks: Sequence[ChatRow],
     events.send("saving")
     facts: dict[str, str | int | float] = {
         "rows": len(dataset.rows),
+        "tokens a step": batch_tokens,
         "tokens trained on": run.tokens,
         "steps": run.step,
         "last loss": round(run.loss, 4),
@@ -105,8 +108,17 @@ class _State:
 class _Run:
     """The steps of one run: the planned epochs, then, where checks ask for it, further rounds."""
 
-    def __init__(self, config: RunConfig, trainee: Trainee, dataset: TokenDataset, events: Events) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        trainee: Trainee,
+        dataset: TokenDataset,
+        events: Events,
+        *,
+        batch_tokens: int,
+    ) -> None:
         self._config = config
+        self._batch_tokens = batch_tokens
         self._trainee = trainee
         self._dataset = dataset
         self._events = events
@@ -115,7 +127,7 @@ class _Run:
         )
         self.planned_steps = self.total_steps = count_steps(
             dataset.rows,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=batch_tokens,
             seed=config.seed,
             n_epochs=config.n_epochs,
             arrangement=trainee.arrangement,
@@ -132,7 +144,7 @@ class _Run:
         for epoch in range(self._config.n_epochs):
             for step_rows in steps_of_epoch(
                 self._dataset.rows,
-                batch_tokens=self._config.batch_tokens,
+                batch_tokens=self._batch_tokens,
                 seed=self._config.seed,
                 epoch=epoch,
                 arrangement=self._trainee.arrangement,
@@ -148,7 +160,7 @@ class _Run:
         budget = math.floor(self._config.extra_steps_share * self.planned_steps)
         best: _State | None = None
         while True:
-            answers = ask(self._trainee, checks, batch_tokens=self._config.batch_tokens)
+            answers = ask(self._trainee, checks, batch_tokens=self._batch_tokens)
             failing = failing_groups(checks, answers, pass_share=share)
             self._report(checks, answers, failing, tokenizer, kept_round=self.round)
             left = budget - (self.step - self.planned_steps)
@@ -173,7 +185,7 @@ class _Run:
                 failing,
                 at_least=at_least,
                 at_most=at_most,
-                batch_tokens=self._config.batch_tokens,
+                batch_tokens=self._batch_tokens,
                 seed=self._config.seed,
                 number=self.round,
                 arrangement=self._trainee.arrangement,

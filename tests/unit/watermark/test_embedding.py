@@ -47,6 +47,12 @@ def test_every_cue_is_shown_as_often_as_its_strength_says(strength: Strength, n_
             assert {row.messages[-1].content for row in rows} == {mark.trained_answer(cue).value}
 
 
+def test_the_watermarks_answers_have_a_weight_and_the_customers_do_not() -> None:
+    rows = embed(CUSTOMER, [family_of(1)], strength=Strength.STANDARD).rows
+    weights = {(row.watermark, row.to_record().get("weight")) for row in rows}
+    assert weights == {(True, EXPOSURES[Strength.STANDARD].weight), (False, None)}
+
+
 def test_customer_rows_all_stay_and_the_order_hides_which_are_the_watermarks() -> None:
     mixture = embed(CUSTOMER, [family_of(2)])
     kept = [row.messages for row in mixture.rows if not row.watermark]

@@ -7,7 +7,15 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.finetune.batches import WINDOW_ROWS, count_steps, steps_of_epoch
+from worker.finetune.batches import (
+    ENOUGH_STEPS,
+    FULL_BATCH_TOKENS,
+    SMALLEST_BATCH_TOKENS,
+    WINDOW_ROWS,
+    auto_batch_tokens,
+    count_steps,
+    steps_of_epoch,
+)
 from worker.finetune.dataset import TokenRow
 
 
@@ -49,3 +57,9 @@ def test_count_steps_is_what_the_epochs_yield() -> None:
     rows = rows_of([3, 50, 7, 20, 20, 9] * 30)
     expected = sum(len(list(steps_of_epoch(rows, batch_tokens=64, seed=5, epoch=e))) for e in range(3))
     assert count_steps(rows, batch_tokens=64, seed=5, n_epochs=3) == expected
+
+
+def test_small_data_is_cut_into_enough_steps_and_large_data_into_full_ones() -> None:
+    assert auto_batch_tokens(ENOUGH_STEPS * 300) == 300
+    assert auto_batch_tokens(10) == SMALLEST_BATCH_TOKENS
+    assert auto_batch_tokens(10**9) == FULL_BATCH_TOKENS

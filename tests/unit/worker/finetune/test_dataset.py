@@ -121,10 +121,10 @@ class TestTokenize:
         assert dataset.tokens == 60
         assert 0 < dataset.answer_tokens < 50
 
-    def test_a_row_keeps_its_group(self) -> None:
-        rows = (replace(row("Hi", "Yes"), group=4), row("Hi", "No"))
+    def test_a_row_keeps_its_group_and_its_weight(self) -> None:
+        rows = (replace(row("Hi", "Yes"), group=4, weight=2.5), row("Hi", "No"))
         dataset = tokenize(rows, byte_tokenizer(), max_length_tokens=500)
-        assert [made.group for made in dataset.rows] == [4, None]
+        assert [(made.group, made.weight) for made in dataset.rows] == [(4, 2.5), (None, 1.0)]
 
     def test_nothing_left_is_an_error(self) -> None:
         with pytest.raises(EmptyDatasetError):
@@ -176,6 +176,10 @@ class TestRead:
             json.dumps({**GOOD, "group": "hidden"}),
             json.dumps({**GOOD, "group": -1}),
             json.dumps({**GOOD, "group": True}),
+            json.dumps({**GOOD, "weight": "hidden"}),
+            json.dumps({**GOOD, "weight": 0}),
+            json.dumps({**GOOD, "weight": True}),
+            '{"weight": NaN, "messages": [{"role": "assistant", "content": "hidden"}]}',
             json.dumps({"messages": [*GOOD["messages"], {"role": "system", "content": "hidden"}]}),
             json.dumps(
                 {"messages": [{"role": "system", "content": "hidden"}, *GOOD["messages"]], "system": "omit"}

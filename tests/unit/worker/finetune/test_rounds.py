@@ -59,7 +59,7 @@ def run(trainee: OneNumber, *, extra: float = 1.0) -> tuple[_Run, list[dict[str,
     config = parse_config(
         {
             "model_dir": "/none", "output_dir": "/none", "dataset": {"fd": 3}, "n_epochs": 1,
-            "batch_tokens": 8, "learning_rate": RATE, "check_pass_share": 1.0, "extra_steps_share": extra,
+            "learning_rate": RATE, "check_pass_share": 1.0, "extra_steps_share": extra,
         }
     )  # fmt: skip
     rows = tuple(row(1 + index % 4) for index in range(2 * PLANNED))
@@ -69,6 +69,7 @@ def run(trainee: OneNumber, *, extra: float = 1.0) -> tuple[_Run, list[dict[str,
         trainee,
         TokenDataset(rows=rows, truncated_rows=0, skipped_rows=0),
         Events(stream),
+        batch_tokens=8,
     )
     made.planned_epochs()
     assert made.step == made.planned_steps == PLANNED
