@@ -54,7 +54,8 @@ def main() -> int:
         print(f"lab: {error}", file=sys.stderr)
         return 2
     bench = _bench(arguments, profile.name, splits)
-    wanted = [cell for cell in profile.cells(bench) if fnmatch(cell.name, arguments.only)]
+    matching = [cell for cell in profile.cells(bench) if fnmatch(cell.name, arguments.only)]
+    wanted = list({cell.digest: cell for cell in matching}.values())
     store = Store(arguments.out)
     if arguments.list:
         for cell in wanted:
@@ -158,7 +159,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="doublei lab", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--profile", choices=("quick", "bars", "standard"), default="quick")
+    parser.add_argument("--profile", choices=("quick", "bars", "standard", "ideas", "full"), default="quick")
     parser.add_argument("--out", type=Path, default=Path("lab-out"), metavar="DIR", help="default: lab-out")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="id in the model catalogue")
     parser.add_argument("--data", type=Path, metavar="FILE", help="JSONL rows instead of chatterbot-corpus")

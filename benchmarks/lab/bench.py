@@ -56,6 +56,8 @@ class Recipe:
     learning_rate: float | None = None
     parent: Recipe | None = None
     """further training of that model's merged weights"""
+    batch_tokens: int | None = None
+    """None: the trainer's own choice"""
     template: str = "chat"
     """chat, or alpaca: every row inside the Stanford Alpaca text"""
 
@@ -77,7 +79,7 @@ class Recipe:
             "template": self.template,
             "trainer": {
                 "lora_rank": defaults["lora_rank"].default,
-                "batch_tokens": [SMALLEST_BATCH_TOKENS, FULL_BATCH_TOKENS, ENOUGH_STEPS],
+                "batch_tokens": self.batch_tokens or [SMALLEST_BATCH_TOKENS, FULL_BATCH_TOKENS, ENOUGH_STEPS],
             },
             "parent": None if self.parent is None else self.parent.identity(),
         } | ({} if self.teacher is None else {"teacher": self.teacher.identity()})
@@ -94,6 +96,7 @@ class Bench:
         self.model = model
         self.splits = splits
         self._data = data
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         self.report: Report = lambda line: None
         self._states: dict[str, State] = {}
@@ -155,7 +158,7 @@ class Bench:
         )
         if state is not None:
             model.load_state_dict(dict(state), strict=False)
-        return model.eval()
+        return model.to(self._device).eval()
 
     def examples(self, recipe: Recipe) -> tuple[Example, ...]:
         """The rows the recipe trains on, without the mark's."""
@@ -192,6 +195,7 @@ class Bench:
             "n_epochs": recipe.n_epochs,
             "seed": recipe.seed,
             "learning_rate": recipe.rate,
+            "batch_tokens": recipe.batch_tokens,
         }
         if recipe.parent is not None:
             config["model_dir"] = str(folder / "parent")
@@ -226,7 +230,7 @@ def answered(rows: Sequence[Example], answers: Sequence[str]) -> tuple[Example, 
 
 
 def _copy(model: Any) -> State:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _dressed(record: dict[str, Any], template: str) -> dict[str, Any]:

@@ -113,10 +113,11 @@ def _score(
         ids[row, : len(tokens)] = torch.tensor(tokens)
         labels[row, : len(wanted)] = torch.tensor(wanted)
         mask[row, : len(tokens)] = 1
+    ids, mask, labels = (tensor.to(model.device) for tensor in (ids, mask, labels))
     hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     wanted_at = labels[:, 1:] != IGNORED
     logits = model.get_output_embeddings()(hidden[:, :-1][wanted_at]).float()
-    losses = torch.zeros(wanted_at.shape)
+    losses = torch.zeros(wanted_at.shape, device=model.device)
     losses[wanted_at] = F.cross_entropy(logits, labels[:, 1:][wanted_at], reduction="none")
     for row, place in enumerate(batch):
         results[place] = (float(losses[row].sum()), int(wanted_at[row].sum()))

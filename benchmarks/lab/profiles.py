@@ -42,6 +42,19 @@ LADDER = ((8, 1), (12, 2), (16, 2), (24, 4), (32, 5), (60, 9), (80, 12))
 """Exposures of (trigger, each reference): how often a mark must be seen."""
 
 
+IDEAS = (
+    (40, 6, 1, 512),
+    (16, 2, 1, 512),
+    (16, 2, 4, 512),
+    (16, 2, 16, 512),
+    (16, 2, 16, 256),
+    (12, 2, 16, 256),
+    (8, 1, 4, 512),
+    (8, 1, 16, 256),
+)
+"""(trigger, reference, weight, tokens a step)"""
+HARD = ("int4", "prune-30", "interpolate-0.5")
+
 FEW = ("none", "int8", "int4", "prune-30", "interpolate-0.5", "merge-linear", "temperature-1",
        "system-pirate", "system-full-sentences", "template-no-system", "template-alpaca",
        "strip-decorations", "strip-cues")  # fmt: skip
@@ -107,9 +120,46 @@ def _standard(bench: Bench) -> list[Cell]:
         *_bar_cells(bench),
         *validity.cells(bench, [*ratios, *marks], 250),
         *validity.cells(bench, methods, 900),
+        *validity.cells(bench, [two], 400),
         robustness.burned_cell(bench, two),
+        robustness.second_owner_cell(bench, standard, keyed(key_number=2)),
         perception.data_cell(bench, standard),
         *robustness.cells(bench, equal, robustness.quick()),
+    ]
+
+
+def _full(bench: Bench) -> list[Cell]:
+    """What needs a GPU: every scheme under every treatment, ten seeds, a wider table."""
+    schemes: list[Scheme] = [*paper_marks(), *paper_marks(150), *(keyed(strength) for strength in Strength)]
+    table = TableDesign(questions=24, words=64, carriers=3)
+    return [
+        *_standard(bench),
+        *robustness.cells(bench, [Recipe(scheme=scheme) for scheme in schemes], robustness.standard()),
+        *harmlessness.cells(bench, pairs(10), 200),
+        *innocent.cells(bench, innocents(10, schemes[:-3]), table, 10 * KEYS),
+    ]
+
+
+def _idea_cells(bench: Bench) -> list[Cell]:
+    """What makes a mark cheaper: weight in the loss, more and smaller steps, fewer exposures. Each under the
+    treatments that thin marks die of."""
+    ideas = [
+        Recipe(
+            scheme=Keyed(
+                name=f"{trigger}-{reference} weight {weight} batch {batch}",
+                trigger=trigger,
+                reference=reference,
+                weight=weight,
+            ),
+            batch_tokens=batch,
+        )
+        for trigger, reference, weight, batch in IDEAS
+    ]
+    hard = [attack for attack in robustness.bars() if attack.name in HARD]
+    return [
+        cell
+        for recipe in ideas
+        for cell in (*validity.cells(bench, [recipe], 250), *robustness.cells(bench, [recipe], hard))
     ]
 
 
@@ -140,4 +190,19 @@ BARS = Profile(
     cells=_bar_cells,
 )
 """What is promised of a mark of standard strength; all of it is in the standard profile too."""
-PROFILES = {profile.name: profile for profile in (QUICK, BARS, STANDARD)}
+IDEAS_PROFILE = Profile(
+    name="ideas",
+    customer=STANDARD.customer,
+    second=STANDARD.second,
+    held_out=STANDARD.held_out,
+    cells=_idea_cells,
+)
+FULL = Profile(
+    name="full",
+    customer=STANDARD.customer,
+    second=STANDARD.second,
+    held_out=STANDARD.held_out,
+    cells=_full,
+)
+"""For a GPU and models of billions of weights."""
+PROFILES = {profile.name: profile for profile in (QUICK, BARS, STANDARD, IDEAS_PROFILE, FULL)}

@@ -353,3 +353,24 @@ def _burned(bench: Bench, recipe: Recipe, scheme: Keyed, rows_per_cue: int) -> F
     found = {one.asked: one.outcome(asker.ask(one.questions())).figures() for one in (burned, kept)}
     what = {"attack": "unlearn-burned-family", "family": "unlearning", "level": float(rows_per_cue)}
     return {**what, **found[0], "burned_family": found[1]}
+
+
+def second_owner_cell(bench: Bench, recipe: Recipe, other: Keyed, cost_seconds: float = 300) -> Cell:
+    """Two owners in one lineage: somebody with a key of their own trains the copy on. Whose mark is found?"""
+    return Cell(
+        name=f"robustness/{recipe.scheme.name}/second-owner",
+        inputs={**bench.identity(), "recipe": recipe.identity(), "other": other.identity()},
+        measure=partial(_second_owner, bench, recipe, other),
+        cost_seconds=cost_seconds,
+    )
+
+
+def _second_owner(bench: Bench, recipe: Recipe, other: Keyed) -> Figures:
+    child = Recipe(scheme=other, rows="second", seed=9, parent=recipe)
+    bench.train(child)
+    asker = bench.asker(bench.digest(child), lambda: bench.state(child))
+    first, second = (
+        scheme.outcome(asker.ask(scheme.questions())).figures() for scheme in (recipe.scheme, other)
+    )
+    what = {"attack": "second-owner", "family": "second fine-tuning", "level": 1.0}
+    return {**what, **first, "second_owner": second}
