@@ -13,7 +13,7 @@ WINDOW_ROWS = 128
 epoch's order random."""
 
 
-FULL_BATCH_TOKENS, SMALLEST_BATCH_TOKENS = 512, 128
+FULL_BATCH_TOKENS, SMALLEST_BATCH_TOKENS = 512, 256
 ENOUGH_STEPS = 200
 """What a run chooses for itself: steps of FULL_BATCH_TOKENS, or smaller ones where these would be fewer than
 ENOUGH_STEPS. On the default model the same rows in 200 steps taught twelve marks that they had not taught in
