@@ -1,7 +1,8 @@
 """An owner who wants an innocent model convicted: each attempt is refused, or graded for all to see.
 
-The suspect is a real model that nobody marked, behind a listener; the service is the whole stack. Who edits
-evidence here also makes every digest inside fit again, so that only what the file says is left to catch it.
+The suspect is a real model that nobody marked, behind a listener (once a host of fixed whims); the service is
+the whole stack. Who edits evidence here also makes every digest inside fit again, so that only what the file
+says is left to catch it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from tests.e2e.audits import (
 )
 from tests.e2e.conftest import Deployment
 from tests.e2e.forging import Edit, answer_with, forged, in_plan
+from tests.e2e.hostile import answering
+from tests.wire_suspect import wire_suspect
 from watermark.answers import Answer, parse_answer
 from watermark.hypothesis import upper_tail
 from watermark.keys import Design, Secret, derive, open_family
@@ -166,12 +169,23 @@ class TestAnotherSalt:
 
 
 class TestAThousandSecretsAndTheLuckyOne:
+    @pytest.fixture
+    def odd_host(self, hostile_port: int) -> Iterator[str]:
+        """An innocent host that finds Yes as likely as No and keeps to what it said. Luck needs answers that
+        differ: a model that answers nearly all the same, as the real one does to some keys, gives every
+        secret about the same p."""
+        with wire_suspect(port=hostile_port) as host:
+            host.behaviour = answering(lambda prompt: ("Yes", "No")[sha256(prompt.encode()).digest()[0] % 2])
+            yield f"http://{host.host_port}/v1"
+
     def test_the_luckiest_of_them_loses_its_luck_at_the_service_and_the_others_are_counted(
-        self, deployment: Deployment, evidence: bytes
+        self, deployment: Deployment, evidence: bytes, odd_host: str
     ) -> None:
-        # at temperature 0 this model answers nearly all the same, which no luck could tell apart
-        warm = verify_body(make_key(deployment)["id"], deployment.listeners.first.base_url, temperature=2)
-        table = wait(deployment, "owner", start(deployment, "owner", warm)["id"])
+        table = wait(
+            deployment,
+            "owner",
+            start(deployment, "owner", verify_body(make_key(deployment)["id"], odd_host))["id"],
+        )
         lists, tables = score_tables(evidence_of(deployment, "owner", table["id"]))
         # reproducible secrets: the answers they are compared with are the suspect's own, of this run
         secrets = [numbered_secret(number) for number in range(LOCAL_KEYS)]
@@ -187,8 +201,7 @@ class TestAThousandSecretsAndTheLuckyOne:
         own = derive(chosen, b"", DESIGN).family(0).marks
         salted = derive(chosen, bytes.fromhex(made["salt"]), DESIGN).family(0).marks
         assert [mark.cues for mark in own] != [mark.cues for mark in salted]
-        body = verify_body(made["id"], deployment.listeners.first.base_url)
-        audit = wait(deployment, "owner", start(deployment, "owner", body)["id"])
+        audit = wait(deployment, "owner", start(deployment, "owner", verify_body(made["id"], odd_host))["id"])
         assert audit["verdict"] == "not_detected", audit
         data = evidence_of(deployment, "owner", audit["id"])
         counted = registered(data)["key"]["owner_commitments"]
