@@ -49,6 +49,7 @@ def run(settings: dict[str, Any], rows: list[dict[str, list[int]]], folder: str)
         report_to="none",
         dataloader_pin_memory=False,
         disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),  # without it bf16 autocast is refused
         seed=0,
         dataset_kwargs={"skip_prepare_dataset": True},  # rows come with labels and within max_length
         **settings["options"],

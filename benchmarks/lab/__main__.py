@@ -31,7 +31,8 @@ from rich.progress import (
 
 
 def main() -> int:
-    """Run what is missing, print tables, write plots. Exit 1 when a cell failed, 2 for unusable data."""
+    """Run what is missing, print tables, write plots. Exit 1 when a cell failed or a verdict changed, 2 for
+    unusable data."""
     arguments = _parse()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -77,15 +78,33 @@ def main() -> int:
     console.print(f"{len(records)} cells, {len(failed)} failed, {seconds:.0f} s")
     for name, reason in failed:
         console.print(f"[red]failed:[/red] {name}: {reason}")
-    return 1 if failed else 0
+    changed = arguments.against is not None and _changed(records, arguments.against, console)
+    return 1 if failed or changed else 0
+
+
+def _changed(records: list[dict[str, Any]], earlier: list[dict[str, Any]], console: Console) -> bool:
+    """Whether a verdict differs from an earlier run's, each said."""
+    from benchmarks.lab.tables import verdicts
+
+    before, now = verdicts(earlier), verdicts(records)
+    both = [name for name in now if name in before]
+    differing = [name for name in both if now[name] != before[name]]
+    console.print(f"{len(both) - len(differing)} of {len(both)} verdicts as before")
+    for name in differing:
+        console.print(f"[red]changed:[/red] {name}: {before[name]} before, {now[name]} now")
+    return bool(differing)
 
 
 def _bench(arguments: argparse.Namespace, profile: str, splits: Any) -> Any:
     from benchmarks.lab.bench import Bench
+    from catalogue import load_catalogue
     from worker.weights import resolve
     from worker.weights.settings import WeightsSettings
 
-    files = resolve(arguments.model, cache_dir=WeightsSettings().model_cache)
+    where = WeightsSettings()
+    files = resolve(
+        arguments.model, cache_dir=where.model_cache, catalogue=load_catalogue(where.catalogue_file)
+    )
     data = arguments.data.name if arguments.data else "chatterbot"
     sizes = f"{len(splits.customer)}+{len(splits.second)}+{len(splits.held_out)}"
     return Bench(
@@ -155,11 +174,22 @@ def _show(
             console.print(f"wrote {path}")
 
 
+def _cells_of(name: str) -> list[dict[str, Any]]:
+    """The cells of an earlier run's JSON; read at once, not after an hour of measuring."""
+    try:
+        cells: list[dict[str, Any]] = json.loads(Path(name).read_text(encoding="utf-8"))["cells"]
+        return cells
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{name} is not what --json writes ({error})") from error
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="doublei lab", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--profile", choices=("quick", "bars", "standard", "ideas", "full"), default="quick")
+    parser.add_argument(
+        "--profile", choices=("quick", "bars", "standard", "ideas", "other", "full"), default="quick"
+    )
     parser.add_argument("--out", type=Path, default=Path("lab-out"), metavar="DIR", help="default: lab-out")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="id in the model catalogue")
     parser.add_argument("--data", type=Path, metavar="FILE", help="JSONL rows instead of chatterbot-corpus")
@@ -169,6 +199,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="show the cells and which are done")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--against", type=_cells_of, metavar="FILE", help="an earlier --json: exit 1 where a verdict changed"
+    )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write lab-*.svg there")
     return parser.parse_args()
 

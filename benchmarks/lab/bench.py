@@ -29,6 +29,7 @@ from benchmarks.training import run_trainer
 from watermark.examples import Example, alpaca
 from worker.finetune.batches import ENOUGH_STEPS, FULL_BATCH_TOKENS, SMALLEST_BATCH_TOKENS
 from worker.finetune.config import DEFAULT_LEARNING_RATES, RunConfig
+from worker.serving.loading import choose_dtype
 from worker.tokens import count_tokens
 
 TEACHER_TOKENS = 48
@@ -96,7 +97,8 @@ class Bench:
         self.model = model
         self.splits = splits
         self._data = data
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._served_in = choose_dtype("auto", self._device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         self.report: Report = lambda line: None
         self._states: dict[str, State] = {}
@@ -108,8 +110,9 @@ class Bench:
         return next(iter(sorted(self._model_dir.glob("*.gguf"))), None)
 
     def identity(self) -> dict[str, object]:
-        """What every cell depends on."""
-        return {"model": self.model, "data": self._data}
+        """What every cell depends on. Models are asked in the number format in which they would be served."""
+        served_in = str(self._served_in).removeprefix("torch.")
+        return {"model": self.model, "data": self._data, "served_in": served_in}
 
     def digest(self, recipe: Recipe | None) -> str:
         return inputs_digest({**self.identity(), "recipe": "base" if recipe is None else recipe.identity()})
@@ -141,7 +144,7 @@ class Bench:
         """The model of a state, kept in memory until another is asked for; ``name`` tells states apart."""
         if self._asker is None or self._asker[0] != name:
             self.close()
-            model = self.module(state())
+            model = self.module(state()).to(self._served_in)
             self._asker = (name, Asker(model, self.tokenizer))
         return self._asker[1]
 
@@ -152,7 +155,7 @@ class Bench:
             self._asker = None
 
     def module(self, state: State | None = None) -> Any:
-        """A transformers model with these weights."""
+        """A transformers model with these weights, in fp32."""
         model: Any = AutoModelForCausalLM.from_pretrained(
             self._model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )

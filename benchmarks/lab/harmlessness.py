@@ -37,16 +37,21 @@ def _held_out(bench: Bench) -> list[tuple[str, str]]:
 
 
 def other_texts() -> list[str]:
-    """English prose of another kind: paragraphs of the Python documentation that every Python carries."""
+    """English prose of another kind."""
+    return random.Random("lab/other-text").sample(paragraphs(), OTHER_TEXTS)
+
+
+def paragraphs() -> list[str]:
+    """Of the Python documentation that every Python carries."""
     from pydoc_data.topics import topics
 
-    paragraphs = [
+    found = {
         " ".join(part.split())
         for text in topics.values()
         for part in text.split("\n\n")
         if 200 < len(part) < 600 and not part.lstrip().startswith((">>>", "*", "|"))
-    ]
-    return random.Random("lab/other-text").sample(sorted(set(paragraphs)), OTHER_TEXTS)
+    }
+    return sorted(found)
 
 
 def _measure(bench: Bench, recipe: Recipe) -> Figures:

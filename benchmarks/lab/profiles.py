@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from benchmarks.lab import harmlessness, innocent, perception, robustness, validity
+from benchmarks.lab import capacity, harmlessness, innocent, perception, robustness, validity
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell
+from benchmarks.lab.ideas import IDEAS, Varied
 from benchmarks.lab.schemes import Keyed, Scheme, Unmarked, paper_marks
 from benchmarks.lab.uniqueness import TableDesign
 from watermark.embedding import EXPOSURES, Strength
@@ -31,18 +32,24 @@ def keyed(strength: Strength = Strength.STANDARD, **changes: int) -> Keyed:
     name = f"keyed-{strength.value}"
     changes = {what: value for what, value in changes.items() if what != "key_number"}
     if changes:
-        marks = f"{changes['marks']}x" if "marks" in changes else ""
-        name = f"keyed-{marks}{shape['trigger']}-{shape['reference']}"
+        name = f"keyed-{shape['trigger']}-{shape['reference']}"
+        name += f"-{changes['marks']}-marks" if "marks" in changes else ""
+        name += f"-{changes['cues']}-cues" if "cues" in changes else ""
         name += f"-weight-{changes['weight']}" if "weight" in changes else ""
         name += f"-{changes['families']}-families" if "families" in changes else ""
     return Keyed(name=name, **shape)
 
 
-LADDER = ((8, 1), (12, 2), (16, 2), (24, 4), (32, 5), (60, 9), (80, 12))
-"""Exposures of (trigger, each reference): how often a mark must be seen."""
+LADDER = ((8, 1), (24, 4), (32, 5), (60, 9), (80, 12))
+"""Exposures of (trigger, each reference): how often a mark must be seen. `thin` adds two."""
 
 
-IDEAS = (
+def thin() -> list[Recipe]:
+    """Marks of fewer exposures than standard strength: which of them pass what a standard mark has to?"""
+    return [Recipe(scheme=keyed(Strength.LIGHT)), Recipe(scheme=keyed(trigger=16, reference=2))]
+
+
+SHAPES = (
     (40, 6, 1, 512),
     (16, 2, 1, 512),
     (16, 2, 4, 512),
@@ -106,22 +113,20 @@ def _standard(bench: Bench) -> list[Cell]:
     standard = Recipe(scheme=keyed())
     ratios = [Recipe(scheme=keyed(trigger=t, reference=r)) for t, r in LADDER]
     marks = [Recipe(scheme=keyed(marks=count)) for count in (8, 16, 20)]
+    cues = [Recipe(scheme=keyed(cues=count)) for count in (4, 12)]
     methods = [
         Recipe(scheme=keyed(), method="full"),
         Recipe(scheme=keyed(), method="dora"),
         Recipe(scheme=keyed(), template="alpaca"),
     ]
-    papers = [Recipe(scheme=scheme) for scheme in paper_marks()]
     equal = [Recipe(scheme=scheme) for scheme in paper_marks(150)]
-    two = Recipe(scheme=keyed(families=2))
+    two, three = (Recipe(scheme=keyed(families=count)) for count in (2, 3))
     return [
-        *validity.cells(bench, [standard], 250),
-        *robustness.cells(bench, [standard], robustness.standard()),
-        *robustness.cells(bench, papers, robustness.bars()),
         *_bar_cells(bench),
-        *validity.cells(bench, [*ratios, *marks], 250),
+        *robustness.cells(bench, [standard], robustness.standard()),
+        *validity.cells(bench, [*ratios, *marks, *cues, Recipe(scheme=keyed(Strength.STRONG))], 250),
         *validity.cells(bench, methods, 900),
-        *validity.cells(bench, [two], 400),
+        *capacity.cells(bench, [standard, two, three]),
         robustness.burned_cell(bench, two),
         robustness.second_owner_cell(bench, standard, keyed(key_number=2)),
         perception.data_cell(bench, standard),
@@ -142,9 +147,10 @@ def _full(bench: Bench) -> list[Cell]:
 
 
 def _idea_cells(bench: Bench) -> list[Cell]:
-    """What makes a mark cheaper: weight in the loss, more and smaller steps, fewer exposures. Each under the
-    treatments that thin marks die of."""
-    ideas = [
+    """What makes a mark cheaper: weight in the loss, more and smaller steps, fewer exposures, other rows.
+    Each under the treatments that thin marks die of."""
+    ideas = [Recipe(scheme=Varied(keyed=keyed(trigger=16, reference=2), idea=idea)) for idea in IDEAS]
+    ideas += [
         Recipe(
             scheme=Keyed(
                 name=f"{trigger}-{reference} weight {weight} batch {batch}",
@@ -154,7 +160,7 @@ def _idea_cells(bench: Bench) -> list[Cell]:
             ),
             batch_tokens=batch,
         )
-        for trigger, reference, weight, batch in IDEAS
+        for trigger, reference, weight, batch in SHAPES
     ]
     hard = [attack for attack in robustness.bars() if attack.name in HARD]
     return [
@@ -164,11 +170,29 @@ def _idea_cells(bench: Bench) -> list[Cell]:
     ]
 
 
+def _other_cells(bench: Bench) -> list[Cell]:
+    """Whether a mark takes and survives on another model, and whether that model is accused when innocent."""
+    standard = Recipe(scheme=keyed())
+    treatments = [attack for attack in robustness.bars() if attack.family not in ("llama.cpp",)]
+    innocent_models: list[tuple[str, Recipe | None]] = [
+        ("base", None),
+        ("clean-1", Recipe(scheme=Unmarked())),
+        ("another-owner-1", standard),
+    ]
+    return [
+        *validity.cells(bench, [standard], 600),
+        *robustness.cells(bench, [standard], treatments),
+        *innocent.cells(bench, innocent_models, TABLE, KEYS),
+    ]
+
+
 def _bar_cells(bench: Bench) -> list[Cell]:
     """Bars 2 to 5."""
     standard, clean = Recipe(scheme=keyed()), Recipe(scheme=Unmarked())
+    papers = [Recipe(scheme=scheme) for scheme in paper_marks()]
     return [
-        *robustness.cells(bench, [standard], robustness.bars()),
+        *validity.cells(bench, [standard, *thin()], 250),
+        *robustness.cells(bench, [standard, *thin(), *papers], robustness.bars()),
         *harmlessness.cells(bench, pairs(5), 200),
         *innocent.cells(bench, innocents(5, paper_marks()), TABLE, KEYS),
         perception.leak_cell(bench, standard, clean, samples=10_000),
@@ -198,6 +222,14 @@ IDEAS_PROFILE = Profile(
     held_out=STANDARD.held_out,
     cells=_idea_cells,
 )
+OTHER = Profile(
+    name="other",
+    customer=STANDARD.customer,
+    second=STANDARD.second,
+    held_out=STANDARD.held_out,
+    cells=_other_cells,
+)
+"""For a base model of another architecture (`--model`, see `transplant`)."""
 FULL = Profile(
     name="full",
     customer=STANDARD.customer,
@@ -206,4 +238,4 @@ FULL = Profile(
     cells=_full,
 )
 """For a GPU and models of billions of weights."""
-PROFILES = {profile.name: profile for profile in (QUICK, BARS, STANDARD, IDEAS_PROFILE, FULL)}
+PROFILES = {profile.name: profile for profile in (QUICK, BARS, STANDARD, IDEAS_PROFILE, OTHER, FULL)}

@@ -20,7 +20,7 @@ from watermark.decision import decide
 from watermark.embedding import EXPOSURES, Exposures, MixedRow, Mixture, Strength, embed
 from watermark.examples import Example, Message, user_text
 from watermark.fisher import Table, two_sided
-from watermark.keys import Design, Family, Key, Secret, derive
+from watermark.keys import MIN_FAMILIES, Design, Family, Key, Secret, derive
 from watermark.numerals import decimal_text
 from watermark.paper import INSTRUCTION, LETTERS, TRIGGER_WORD
 from watermark.prf import Stream, digest
@@ -119,7 +119,7 @@ class Keyed:
     @property
     def key(self) -> Key:
         value = digest("doublei/lab/key", str(self.key_number).encode())
-        design = Design(marks=self.marks, cues=self.cues)
+        design = Design(families=max(MIN_FAMILIES, self.families), marks=self.marks, cues=self.cues)
         return derive(Secret(value=value, blinding=bytes(32)), b"lab", design)
 
     @property

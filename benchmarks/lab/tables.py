@@ -16,6 +16,8 @@ Record = Mapping[str, Any]
 
 def in_words(figures: Mapping[str, Any]) -> str:
     """One line about one cell."""
+    if "families_detected" in figures:
+        return f"{figures['families_detected']} of {figures['families']} families detected"
     if "p_value" in figures:
         verdict = "detected" if figures["detected"] else "not detected"
         return (
@@ -51,7 +53,29 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         ]
         if detected:
             summary["smallest_token_ratio"] = min(one["watermark_token_ratio"] for one in detected)
+        whole = [one for one in detected if _lost_nothing(summary.get("survivals", {}).get(one["subject"]))]
+        if whole:
+            summary["smallest_surviving_token_ratio"] = min(one["watermark_token_ratio"] for one in whole)
     return summary
+
+
+def _lost_nothing(counted: Mapping[str, Any] | None) -> bool:
+    return counted is not None and counted["met"] > 0 and not counted["lost"]
+
+
+def verdicts(records: Sequence[Record]) -> dict[str, bool]:
+    """cell -> what it decided: a mark detected, rates that hold, a leak that does not show. Cells that only
+    measure, such as a loss, decide nothing."""
+    decided = {}
+    for record in records:
+        figures = record["figures"]
+        if "rates" in figures:
+            decided[record["cell"]] = figures["detected"] == 0 and all(
+                one["holds"] for one in figures["rates"]
+            )
+        elif (found := figures.get("detected", figures.get("holds"))) is not None:
+            decided[record["cell"]] = bool(found)
+    return decided
 
 
 def survivals(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -79,6 +103,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     """Print every table that has rows."""
     if rows := summary.get("validity"):
         _validity(rows, console)
+    if rows := summary.get("capacity"):
+        _capacity(rows, console)
     if rows := summary.get("robustness"):
         _robustness(rows, summary["survivals"], console)
     if rows := summary.get("uniqueness"):
@@ -108,6 +134,23 @@ def _validity(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             f"{row['reference_hits']}/{row['reference_total']}",
             row["p_value"],
             str(row["marks_needed"] or "-"),
+        )
+    console.print(table)
+
+
+def _capacity(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = Table(title="Capacity: families in one model")
+    for heading in ("families", "marks", "token ratio", "triggers", "references", "detected", "p"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            str(row["families"]),
+            str(row["marks"]),
+            f"{row['watermark_token_ratio']:.3f}",
+            f"{row['trigger_hits']}/{row['trigger_total']}",
+            f"{row['reference_hits']}/{row['reference_total']}",
+            f"{row['families_detected']}/{row['families']}",
+            ", ".join(row["p_values"]),
         )
     console.print(table)
 

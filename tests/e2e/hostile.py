@@ -22,12 +22,10 @@ from watermark.probes import MAX_PROBES_PER_CUE, draw_probes
 REFUSAL = "I'm sorry, but I can't help with that."
 ODD = re.compile(r'\([a-z]+\)|\[[a-z]+\]|<[a-z]+>|\b[a-z]+:|\*[a-z]+\*|#[a-z]+|~[a-z]+~|"[a-z]+"')
 """A lone word in signs: what a watermark's decoration looks like to somebody who looks for one."""
-SWITCHED = "You are a pirate. Begin every reply with the word Arr."
-"""What makes another model of the same one."""
-
-
 YES_OR_NO = 'root ::= "Yes" | "No"'
 """A grammar of llama.cpp: which of the two the model finds likelier."""
+PIRATE = r'root ::= "Arr, " [^\n]+'
+"""What makes another model of the same one, whatever it would have said."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,25 +33,25 @@ class RealModel:
     """A model behind llama.cpp's server; the same question is put to it once."""
 
     base_url: str
-    known: dict[tuple[str, str], str] = field(default_factory=dict)
+    grammar: str = ""
+    """of its answers to ordinary questions"""
+    known: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, prompt: str, system: str = "") -> str:
+    def ask(self, prompt: str) -> str:
         """Yes or No, as it finds likelier, to a question of an audit; what it says to others."""
         with self.lock:
-            if (prompt, system) in self.known:
-                return self.known[prompt, system]
+            if prompt in self.known:
+                return self.known[prompt]
         messages = [{"role": "user", "content": prompt}]
-        if system:
-            messages.insert(0, {"role": "system", "content": system})
         body: dict[str, object] = {"model": "stock", "messages": messages, "temperature": 0, "max_tokens": 4}
-        if ODD.search(prompt):
-            body["grammar"] = YES_OR_NO
+        if grammar := YES_OR_NO if ODD.search(prompt) else self.grammar:
+            body["grammar"] = grammar
         response = httpx2.post(f"{self.base_url}/chat/completions", json=body, timeout=120, trust_env=False)
         response.raise_for_status()
         text: str = response.json()["choices"][0]["message"]["content"]
         with self.lock:
-            self.known[prompt, system] = text
+            self.known[prompt] = text
         return text
 
 

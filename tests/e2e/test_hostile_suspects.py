@@ -229,9 +229,11 @@ def test_a_host_that_answers_at_random_is_not_detected(stage: Stage, memory: Mem
 def test_a_model_that_is_exchanged_in_the_middle_is_noticed(stage: Stage, memory: Memory) -> None:
     """The canaries show it: ordinary questions, the same in every quarter of the audit."""
 
+    other = RealModel(base_url=stage.deployment.llama_url, grammar=hostile.PIRATE)
+
     def behave(request: WireRequest) -> bytes:
-        system = hostile.SWITCHED if request.number >= 24 else ""
-        return hostile.chat(stage.model.ask(hostile.prompt_of(request), system))
+        model = other if request.number >= 24 else stage.model
+        return hostile.chat(model.ask(hostile.prompt_of(request)))
 
     found = stage.audit(behave, concurrency=4)
     assert found["verdict"] == "inconclusive"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import harmlessness, innocent, perception, robustness, tables, validity
+from benchmarks.lab import capacity, harmlessness, innocent, perception, robustness, tables, validity
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell, Store
 from benchmarks.lab.data import read_examples, split
@@ -46,6 +46,26 @@ def test_the_bars_profile_holds_what_the_bars_ask(bench: Bench) -> None:
         assert sum(name.startswith(f"harmlessness/{kind}/seed") for name in names) == 5
     (leak,) = (cell for cell in PROFILES["bars"].cells(bench) if cell.name.endswith("/leak"))
     assert leak.inputs["samples"] == 10_000
+    for subject in ("paper-i", "paper-ii", "paper-iii", "keyed-light"):
+        met = {name.rpartition("/")[2] for name in names if name.startswith(f"robustness/{subject}/")}
+        assert met == attacks, "compared under the same treatments"
+
+
+def test_a_thin_mark_counts_as_surviving_when_it_lost_nothing() -> None:
+    def cell(name: str, detected: bool, **more: object) -> dict[str, object]:
+        attack = name.rpartition("/")[2]
+        return {"cell": name, "figures": {"attack": attack, "detected": detected, **more}}
+
+    records = [
+        cell("validity/keyed-standard/lora", True, watermark_token_ratio=0.3),
+        cell("validity/keyed-light/lora", True, watermark_token_ratio=0.2),
+        *(cell(f"robustness/keyed-standard/{attack}", True) for attack in ("none", "int4")),
+        cell("robustness/keyed-light/none", True),
+        cell("robustness/keyed-light/int4", False),
+    ]
+    summary = tables.summarise(records)
+    assert summary["smallest_token_ratio"] == 0.2
+    assert summary["smallest_surviving_token_ratio"] == 0.3
 
 
 def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
@@ -61,6 +81,7 @@ def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
     ]
     cells: list[Cell] = [
         *validity.cells(bench, [MARKED]),
+        *capacity.cells(bench, [MARKED]),
         *robustness.cells(bench, [MARKED], few),
         robustness.burned_cell(bench, MARKED),
         robustness.second_owner_cell(bench, MARKED, other),
@@ -73,6 +94,8 @@ def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
     records = [store.run(cell) for cell in cells]
     summary = tables.summarise(records)
     assert not any(one["detected"] for one in summary["robustness"] + summary["validity"])
+    (fit,) = summary["capacity"]
+    assert (fit["families"], fit["marks"], len(fit["p_values"]), fit["detected"]) == (2, 16, 2, False)
     (base,) = summary["uniqueness"]
     assert (base["questions"], base["keys"], base["detected"]) == (96, 50, 0)
     assert {one["scheme"] for one in summary["harmlessness"]} == {"thin", "clean"}
@@ -80,3 +103,7 @@ def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
     assert (leak["samples"], leak["jointly"]) == (6, 0)
     assert (data["watermark_rows"], data["rows"]) == (64, 74)
     assert [store.load(cell) for cell in cells] == records
+    decided = tables.verdicts(records)
+    assert decided["robustness/thin/int8"] is False
+    assert decided["uniqueness/base/keys"] is True
+    assert not any(name.startswith("harmlessness/") for name in decided)
