@@ -98,7 +98,8 @@ class Bench:
         self.splits = splits
         self._data = data
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._served_in = choose_dtype("auto", self._device)
+        self.served_in = choose_dtype("auto", self._device)
+        """The number format in which the product would serve on this machine."""
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         self.report: Report = lambda line: None
         self._states: dict[str, State] = {}
@@ -111,7 +112,7 @@ class Bench:
 
     def identity(self) -> dict[str, object]:
         """What every cell depends on. Models are asked in the number format in which they would be served."""
-        served_in = str(self._served_in).removeprefix("torch.")
+        served_in = str(self.served_in).removeprefix("torch.")
         return {"model": self.model, "data": self._data, "served_in": served_in}
 
     def digest(self, recipe: Recipe | None) -> str:
@@ -144,7 +145,7 @@ class Bench:
         """The model of a state, kept in memory until another is asked for; ``name`` tells states apart."""
         if self._asker is None or self._asker[0] != name:
             self.close()
-            model = self.module(state()).to(self._served_in)
+            model = self.module(state()).to(self.served_in)
             self._asker = (name, Asker(model, self.tokenizer))
         return self._asker[1]
 

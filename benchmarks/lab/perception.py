@@ -94,7 +94,7 @@ def _data(bench: Bench, recipe: Recipe) -> Figures:
     texts = [_asked(row) for row in rows]
     reference = [row.messages[-2].content for row in bench.splits.second]
     bench.report(f"{recipe.scheme.name}: perplexities of {len(texts)} rows under the base model")
-    model = bench.module(None)
+    model = bench.module(None).to(bench.served_in)
 
     def perplexity(some: Sequence[str]) -> list[float]:
         return losses.perplexities(losses.text_losses(model, bench.tokenizer, some))

@@ -100,8 +100,7 @@ def judged_odd(name: str, how: str) -> Attack:
 
     def answer(bench: Bench, recipe: Recipe, prompts: Sequence[str]) -> list[str]:
         ordinary = [row.messages[-2].content for row in bench.splits.second[:ORDINARY]]
-        model = bench.module(None)
-        look = Perplexity(model, bench.tokenizer)
+        look = Perplexity(bench.module(None).to(bench.served_in), bench.tokenizer)
         asker = bench.asker(bench.digest(recipe), lambda: bench.state(recipe))
         if how == "onion":
             return asker.ask(look.without_outliers(prompts, ordinary))
