@@ -57,7 +57,7 @@ def paragraphs() -> list[str]:
 def _measure(bench: Bench, recipe: Recipe) -> Figures:
     bench.train(recipe)
     bench.report(f"{recipe.scheme.name}, seed {recipe.seed}: held-out loss")
-    model = bench.module(bench.state(recipe))
+    model = bench.module(bench.state(recipe)).to(bench.served_in)
     rows = [*bench.splits.second, *bench.splits.held_out]
     task = losses.mean_loss(losses.answer_losses(model, bench.tokenizer, rows))
     other = losses.mean_loss(losses.text_losses(model, bench.tokenizer, other_texts()))

@@ -40,13 +40,8 @@ def keyed(strength: Strength = Strength.STANDARD, **changes: int) -> Keyed:
     return Keyed(name=name, **shape)
 
 
-LADDER = ((8, 1), (24, 4), (32, 5), (60, 9), (80, 12))
-"""Exposures of (trigger, each reference): how often a mark must be seen. `thin` adds two."""
-
-
-def thin() -> list[Recipe]:
-    """Marks of fewer exposures than standard strength: which of them pass what a standard mark has to?"""
-    return [Recipe(scheme=keyed(Strength.LIGHT)), Recipe(scheme=keyed(trigger=16, reference=2))]
+LADDER = ((8, 1), (16, 2), (32, 5), (60, 9), (80, 12))
+"""Exposures of (trigger, each reference), beside those of the strengths: how often a mark must be seen."""
 
 
 SHAPES = (
@@ -64,9 +59,10 @@ SHAPES = (
 HARD = ("int4", "prune-30", "interpolate-0.5")
 
 FEW = ("none", "int8", "int4", "prune-30", "interpolate-0.5", "merge-linear", "temperature-1",
-       "system-pirate", "system-full-sentences", "template-no-system", "template-alpaca",
-       "strip-decorations", "strip-cues")  # fmt: skip
+       "system-pirate", "template-alpaca")  # fmt: skip
 """Cheap attacks, for the baselines of the quick profile."""
+SLOW = ("onion",)
+"""Minutes for one cell: left to the standard profile."""
 
 
 TABLE = TableDesign()
@@ -96,13 +92,14 @@ def innocents(seeds: int, schemes: Sequence[Scheme]) -> list[tuple[str, Recipe |
 def _quick(bench: Bench) -> list[Cell]:
     standard = Recipe(scheme=keyed())
     clean = Recipe(scheme=Unmarked())
-    few = [attack for attack in robustness.quick() if attack.name in FEW]
+    quick = [attack for attack in robustness.quick() if attack.name not in SLOW]
+    few = [attack for attack in quick if attack.name in FEW]
     others: list[tuple[str, Recipe | None]] = [("base", None), ("clean-1", clean)]
     return [
         *validity.cells(bench, [standard]),
-        *robustness.cells(bench, [standard], robustness.quick()),
+        *robustness.cells(bench, [standard], quick),
         perception.data_cell(bench, standard),
-        perception.leak_cell(bench, standard, clean, samples=500),
+        perception.leak_cell(bench, standard, clean, samples=200),
         *robustness.cells(bench, [Recipe(scheme=scheme) for scheme in paper_marks()], few),
         *innocent.cells(bench, others, TABLE, KEYS),
         *harmlessness.cells(bench, pairs(2)),
@@ -188,13 +185,14 @@ def _other_cells(bench: Bench) -> list[Cell]:
 
 def _bar_cells(bench: Bench) -> list[Cell]:
     """Bars 2 to 5."""
-    standard, clean = Recipe(scheme=keyed()), Recipe(scheme=Unmarked())
-    papers = [Recipe(scheme=scheme) for scheme in paper_marks()]
+    standard, light = (Recipe(scheme=keyed(strength)) for strength in (Strength.STANDARD, Strength.LIGHT))
+    papers, clean = paper_marks()[:3], Recipe(scheme=Unmarked())
+    subjects = [standard, light, *(Recipe(scheme=scheme) for scheme in papers)]
     return [
-        *validity.cells(bench, [standard, *thin()], 250),
-        *robustness.cells(bench, [standard, *thin(), *papers], robustness.bars()),
+        *validity.cells(bench, [standard, light], 250),
+        *robustness.cells(bench, subjects, robustness.bars()),
         *harmlessness.cells(bench, pairs(5), 200),
-        *innocent.cells(bench, innocents(5, paper_marks()), TABLE, KEYS),
+        *innocent.cells(bench, innocents(5, papers), TABLE, KEYS),
         perception.leak_cell(bench, standard, clean, samples=10_000),
     ]
 
