@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from service.files import strict_json
-from watermark.errors import RowError
-from watermark.examples import Example, parse_row
-
-MAX_LINE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line, counted from 1; ``text`` is None where the line is longer than `MAX_LINE_BYTES`."""
-
-    number: int
-    text: bytes | None
+from watermark.examples import Example
+from watermark.lines import MAX_LINE_BYTES, Line, parse_line
 
 
 def lines(file: BinaryIO) -> Iterator[Line]:
@@ -33,23 +21,6 @@ def lines(file: BinaryIO) -> Iterator[Line]:
             yield Line(number, None)
         else:
             yield Line(number, chunk)
-
-
-def parse_line(line: Line) -> Example | None:
-    """The row on a line; None where the line is blank.
-
-    Raises:
-        RowError: the line is no usable row.
-    """
-    if line.text is None:
-        raise RowError(
-            "line_too_long",
-            "",
-            f"the line is longer than {MAX_LINE_BYTES} bytes",
-            "Split the conversation into several rows.",
-        )
-    stripped = line.text.strip()
-    return parse_row(strict_json.loads(stripped)) if stripped else None
 
 
 def read_examples(path: Path) -> Iterator[Example]:

@@ -14,10 +14,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from service.files.container import HEAD_BYTES, extension_hint, refuse_container
-from service.files.reading import lines, parse_line
+from service.files.reading import lines
+from watermark.container import HEAD_BYTES, extension_hint, refuse_container
 from watermark.errors import RowError
 from watermark.examples import Example
+from watermark.lines import parse_line
 
 MIN_ROWS = 10
 MAX_ROWS = 2_000_000

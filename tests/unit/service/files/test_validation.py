@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from service.files.errors import InvalidDataset
-from service.files.reading import MAX_LINE_BYTES, read_examples
+from service.files.reading import read_examples
 from service.files.validation import MAX_REPORTED_ERRORS, MIN_ROWS, Report, validate
 from watermark.errors import RowError
+from watermark.lines import MAX_LINE_BYTES
 
 Check = Callable[..., Report]
 

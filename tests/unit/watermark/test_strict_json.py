@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.files import strict_json
+from watermark import strict_json
 from watermark.errors import RowError
 
 
