@@ -17,7 +17,7 @@ from service.ids import new_id
 from service.sealing import Sealer
 from service.verifications import statements
 from service.verifications.lifecycle import VerificationStatus
-from service.verifications.plans import PlanRequest, Shape, asking_of, plan_of, question_count
+from service.verifications.plans import PlanRequest, Shape, asking_of, plan_of, question_count, shape_of
 from service.verifications.suspects import CREDENTIAL_PURPOSE, SuspectRequest
 from service.watermarks.refusals import GrantDoesNotCover
 from watermark.errors import PlanError
@@ -52,7 +52,7 @@ class NextAudit:
     @property
     def shape(self) -> Shape:
         """The key's public shape."""
-        return Shape.of(self.key)
+        return shape_of(self.key)
 
 
 async def next_audit(session: AsyncSession, key_id: str, *, organization_id: str) -> NextAudit:

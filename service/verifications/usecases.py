@@ -23,7 +23,7 @@ from service.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from service.trail.usecases import Action, Actor, finished, verification_event
 from service.verifications import statements
 from service.verifications.lifecycle import TERMINAL, VerificationStatus
-from service.verifications.plans import Shape
+from service.verifications.plans import shape_of
 from service.watermarks import usecases as watermarks
 from watermark.nonces import AUDITOR, nonce_commitment
 
@@ -140,7 +140,7 @@ async def families_left(session: AsyncSession, audit: Audit) -> int:
     """How many of the key's families no audit has asked about."""
     key = await session.get_one(WatermarkKey, audit.verification.key_id)
     used = await watermarks.families_used(session, [key])
-    return max(0, Shape.of(key).families - used.get(key.id, 0))
+    return max(0, shape_of(key).families - used.get(key.id, 0))
 
 
 async def show_nonce(
