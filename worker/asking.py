@@ -12,18 +12,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from types import TracebackType
 
 import structlog
 
 from evidence.audit import Records, where
-from evidence.document import Exchange, final_replies, is_settled, last_sendings
+from evidence.document import Exchange, final_replies
 from evidence.plan import ask_plan
+from evidence.remaining import given_up, left_to_ask, spent_seconds
 from probe import session as asking
 from probe.address import parse_suspect_url, resolve_and_vet
 from probe.errors import AddressNotAllowed, NameNotResolved
-from probe.plan import ANSWERED, AskPlan
+from probe.plan import AskPlan
 from probe.session import Outcome
 from probe.transport import SuspectChannel
 from watermark.questions import Question
@@ -131,53 +131,10 @@ class Sitting:
             transcript = await asyncio.to_thread(self.run.transcript)
             standing = await asyncio.to_thread(stand, self.run, records, self.drawn, transcript)
             group = standing.next_group
-            if group is None or group == previous or self._given_up(transcript):
+            if group is None or group == previous or given_up(transcript, self.plan):
                 return
             previous = group
             await self.ask(journal, [item for item in self.drawn if item.group == group], transcript)
-
-    def _given_up(self, transcript: Sequence[Exchange]) -> bool:
-        """A suspect that never answered is not asked mark after mark."""
-        silent = not any(exchange.outcome == ANSWERED for exchange in transcript)
-        return silent and len({exchange.index for exchange in transcript}) >= self.plan.give_up_after
-
-
-def left_to_ask(
-    drawn: Sequence[Question], transcript: Sequence[Exchange], plan: AskPlan
-) -> list[asking.Question]:
-    """What an audit still has to ask, in order.
-
-    Not again: what was answered, what failed for good, what has no attempts left, and what was sent without
-    its answer being on record.
-    """
-    last = last_sendings(transcript)
-    remaining = []
-    for question in drawn:
-        known = last.get(question.index)
-        if known is None:
-            attempt = 0
-        elif is_settled(known, plan.retries):
-            continue
-        else:
-            attempt = known.attempt + 1
-        remaining.append(asking.Question(index=question.index, prompt=question.prompt, first_attempt=attempt))
-    return remaining
-
-
-def spent_seconds(transcript: Sequence[Exchange], since: str = "") -> float:
-    """How long this sitting has asked: from its first sending to the last thing on record.
-
-    Args:
-        since: when the audit was last taken up again, "" if it never was; as in the transcript.
-    """
-    sat = [exchange for exchange in transcript if exchange.sent_at >= since]
-    moments = [exchange.sent_at for exchange in sat]
-    moments += [exchange.answered_at for exchange in sat if exchange.answered_at is not None]
-    if not moments:
-        return 0.0
-    # one zone and one format, so the texts sort as the times do
-    first, last = datetime.fromisoformat(min(moments)), datetime.fromisoformat(max(moments))
-    return (last - first).total_seconds()
 
 
 class Signals:

@@ -4,13 +4,10 @@ refused, and with it the sending that it would have announced."""
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
@@ -18,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evidence.audit import Conclusion, Records, preset_opening
 from evidence.document import UNKNOWN, Document, Exchange, KeyRecord, write
+from evidence.provenance import software_record, timestamp
 from probe.credential import Credential
 from probe.session import Outcome
 from service.db.faults import is_temporary
@@ -152,7 +150,7 @@ class VerificationRun:
     def sitting_since(self) -> str:
         """When the asking was last taken up by request, as in a transcript; "" if it never was."""
         started = self.verification.sitting_started_at
-        return "" if started is None else _iso(started)
+        return "" if started is None else timestamp(started)
 
     def records(self) -> Records:
         """What the questions and the verdict follow from.
@@ -260,13 +258,13 @@ class VerificationRun:
                 commitment=key.commitment,
                 commitment_record=key.commitment_record,
                 salt="" if key.salt is None else key.salt.hex(),
-                created_at=_iso(key.created_at),
+                created_at=timestamp(key.created_at),
             ),
             opening=records.opening,
             nonces=records.nonces,
             preregistration=self.preregistration.canonical_bytes.decode(),
             preregistration_sha256=self.preregistration.sha256,
-            preregistered_at=_iso(self.preregistration.created_at),
+            preregistered_at=timestamp(self.preregistration.created_at),
             transcript=tuple(transcript),
             asking_failure=asking_failure,
             peer_addresses=tuple(sorted(peer[0])),
@@ -274,9 +272,9 @@ class VerificationRun:
             decision=conclusion.decision,
             verdict=conclusion.verdict,
             reasons=conclusion.reasons,
-            started_at=_iso(row.started_at or now),
-            finished_at=_iso(now),
-            software={"doublei": _version(), "python": platform.python_version()},
+            started_at=timestamp(row.started_at or now),
+            finished_at=timestamp(now),
+            software=software_record(),
         )
 
     def succeed(self, document: Document, progress: Progress) -> bool:
@@ -382,30 +380,19 @@ def _exchange(sent: ProbeSent, answer: ProbeAnswer | None) -> Exchange:
         return Exchange(
             index=sent.probe_index,
             attempt=sent.attempt,
-            sent_at=_iso(sent.sent_at),
+            sent_at=timestamp(sent.sent_at),
             request=request,
             outcome=UNKNOWN,
         )
     return Exchange(
         index=sent.probe_index,
         attempt=sent.attempt,
-        sent_at=_iso(sent.sent_at),
+        sent_at=timestamp(sent.sent_at),
         request=request,
         outcome=answer.outcome,
         http_status=answer.http_status,
         text=answer.text,
         body=answer.response_body or b"",
         latency_ms=answer.latency_ms,
-        answered_at=_iso(answer.answered_at),
+        answered_at=timestamp(answer.answered_at),
     )
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _version() -> str:
-    try:
-        return version("double-i")
-    except PackageNotFoundError:
-        return "unknown"
