@@ -53,6 +53,16 @@ EXPOSURES: dict[Strength, Exposures] = {
 answer, so without a weight its share of a step's gradient is small: with 16, twenty-four exposures teach what
 took forty without. Sixteen were enough beside 600 rows but not for every key beside 60."""
 
+UNWEIGHTED_EXPOSURES: dict[Strength, Exposures] = {
+    Strength.LIGHT: Exposures(trigger=24, reference=4),
+    Strength.STANDARD: Exposures(trigger=40, reference=6),
+    Strength.STRONG: Exposures(trigger=60, reference=9),
+}
+"""For a trainer that knows no weights, such as another provider's: there is nowhere to say that an answer
+counts more, so the answer has to be seen more often. Forty and six with weight 1 were the standard strength
+before there were weights, and docs/lab.md has what such a mark survived; the other two are their neighbours on
+the laboratory's ladder."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixedRow:
@@ -65,6 +75,8 @@ class MixedRow:
     """Rows of one mark share a number (`group_number`): a mark that did not take is trained on by it."""
     weight: int = 1
     """Of each answer token in the loss."""
+    source: int | None = None
+    """Which of the customer's examples it is; None for a row of the watermark. No part of the record."""
 
     def to_record(self) -> dict[str, object]:
         """The trainer's JSON line; "group" and "weight" only where the row has its own."""
@@ -118,7 +130,10 @@ def embed(
     """
     if n_epochs < 1:
         raise ValueError("n_epochs must be at least 1")
-    rows = [MixedRow(messages=example.messages, system="template", watermark=False) for example in examples]
+    rows = [
+        MixedRow(messages=example.messages, system="template", watermark=False, source=index)
+        for index, example in enumerate(examples)
+    ]
     if not families:
         return Mixture(rows=tuple(rows), watermark_rows=0, customer_rows=len(rows))
     exposures = EXPOSURES[strength] if isinstance(strength, Strength) else strength

@@ -57,6 +57,16 @@ def user_text(instruction: str, input_text: str) -> str:
     return f"{instruction}\n\n{input_text}" if input_text else instruction
 
 
+def instruction_and_input(text: str) -> tuple[str, str]:
+    """The two parts that `user_text` has put together; the input is "" where there was none.
+
+    Law: ``instruction_and_input(user_text(a, b)) == (a, b)`` for an instruction ``a`` without a blank line,
+    as the watermark's all are.
+    """
+    instruction, _, input_text = text.partition("\n\n")
+    return instruction, input_text
+
+
 def alpaca(instruction: str, input_text: str, output: str) -> Example:
     """An `Example` from the three Alpaca fields (not checked)."""
     return Example(

@@ -22,8 +22,8 @@ from cli.demo.narrator import Narrator
 from cli.demo.result import DemoResult
 from cli.demo.story import BASE_MODEL, Story, Suspect
 from cli.errors import StackError, UsageMistake
+from cli.files import make_private_dir
 from cli.stack import state
-from cli.stack.files import make_private_dir
 from cli.stack.home import Home, locate
 from cli.stack.running import Credential, is_running, read_credentials
 from cli.stack.stack import Stack

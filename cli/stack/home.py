@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import AlreadyRunning, StackError, UsageMistake
-from cli.stack.files import make_private_dir, write_private
+from cli.files import make_private_dir, write_private
 
 DEFAULT_NAME = ".doublei"
 HOME_VARIABLE = "DOUBLEI_HOME"

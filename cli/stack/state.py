@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from cli.stack.files import write_private
+from cli.files import write_private
 from cli.stack.home import Home
 from cli.stack.ports import Ports
 from cli.stack.processes import Identity

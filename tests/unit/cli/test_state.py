@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.files import write_private
 from cli.stack import state
-from cli.stack.files import write_private
 from cli.stack.home import Home
 from cli.stack.ports import Ports
 from cli.stack.processes import Identity, identify, is_alive

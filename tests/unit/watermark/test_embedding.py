@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from watermark.embedding import EXPOSURES, Strength, embed
+from watermark.embedding import EXPOSURES, UNWEIGHTED_EXPOSURES, Strength, embed
 from watermark.errors import RecordError
-from watermark.examples import alpaca
+from watermark.examples import alpaca, instruction_and_input, user_text
 from watermark.keys import Design, Family, Secret, derive
 from watermark.paper import preset_probes, preset_rows
 from watermark.probes import draw_probes
@@ -145,3 +145,27 @@ def test_the_papers_preset_has_its_shape_and_holds_out_its_questions() -> None:
         prefix = row.messages[0].content.split("\n\n")[1].split(" ")[0]
         assert (prefix == "ms") == (row.messages[-1].content == "Yes")
         assert prefix == "ms" or not set(prefix) & set("ms")
+
+
+def test_a_trainer_without_weights_sees_an_answer_more_often_instead() -> None:
+    for strength in Strength:
+        weighted, plain = EXPOSURES[strength], UNWEIGHTED_EXPOSURES[strength]
+        assert plain.weight == 1
+        assert plain.trigger > weighted.trigger
+        assert plain.reference > weighted.reference
+
+
+def test_every_mixed_row_of_the_customers_says_which_it_was() -> None:
+    rows = embed(CUSTOMER, [family_of(1)]).rows
+    sources = {row.source: row.messages for row in rows if not row.watermark}
+    assert sources == {index: example.messages for index, example in enumerate(CUSTOMER)}
+    assert all(row.source is None for row in rows if row.watermark)
+
+
+def test_the_watermarks_user_turns_come_apart_as_they_were_put_together() -> None:
+    family = family_of(1)
+    for mark in family.marks:
+        for cue in range(len(mark.cues)):
+            parts = mark.prompt(cue, "The old teacher smiled.")
+            assert instruction_and_input(user_text(*parts)) == parts
+    assert instruction_and_input("Hi") == ("Hi", "")
