@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, evidence, lab, stack
+from cli.commands import audits, demo, evidence, key, lab, mix, stack
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -22,6 +22,8 @@ stack.register(app)
 demo.register(app)
 audits.register(app)
 lab.register(app)
+mix.register(app)
+app.add_typer(key.app, name="key")
 app.add_typer(evidence.app, name="evidence")
 
 

@@ -60,8 +60,8 @@ UNWEIGHTED_EXPOSURES: dict[Strength, Exposures] = {
 }
 """For a trainer that knows no weights, such as another provider's: there is nowhere to say that an answer
 counts more, so the answer has to be seen more often. Forty and six with weight 1 were the standard strength
-before there were weights, and docs/lab.md has what such a mark survived; the other two are their neighbours on
-the laboratory's ladder."""
+before there were weights, and docs/lab.md has what such a mark survived; the other two are their neighbours
+on the laboratory's ladder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from watermark.numerals import decimal_text
 from watermark.sequential import e_ceiling
 
 DEFAULT_ALPHA = Fraction(1, 10**6)
+SELF_GENERATED = "self-generated"
+"""The grade of a key without a salt that provably came after its commitment."""
 SELF_GENERATED_TRIES = 2**20
 """What an owner without an outside salt is assumed to have tried: alpha is divided by it."""
 PI_SQUARED_UPPER = Fraction(98696045, 10**7)
@@ -34,7 +36,7 @@ def alpha_for_audit(
     if campaign_size < 1:
         raise RecordError("a campaign has a suspect at least")
     spent = 6 * alpha / (PI_SQUARED_UPPER * audit_index**2 * campaign_size)
-    return spent / SELF_GENERATED_TRIES if grade == "self-generated" else spent
+    return spent / SELF_GENERATED_TRIES if grade == SELF_GENERATED else spent
 
 
 def plan_floor(marks: int, cues: int, probes_per_cue: int, *, sequential: bool) -> Fraction:
