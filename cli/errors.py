@@ -41,3 +41,9 @@ class NotRunning(StackError):
 
     code = "not_running"
     exit_code = 3
+
+
+class AuditNotFinished(CliError):
+    """The audit failed, was cancelled, or is paused; the message says which and what to do."""
+
+    code = "audit_not_finished"

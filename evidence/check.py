@@ -33,6 +33,7 @@ from watermark.keys import family_of_opening
 from watermark.nonces import Nonces, check_nonces
 from watermark.questions import Question
 from watermark.replay import Standing, read_plan
+from watermark.significance import OWNER_ORIGIN, SELF_GENERATED
 
 
 class Status(StrEnum):
@@ -256,8 +257,9 @@ def _opening(case: _Case) -> tuple[Status, str]:
     if opening.get("kind") == "drawn":
         if document.key.grade == "chosen" or opening.get("salt") != document.key.salt:
             raise _Failed("the opening's salt or kind is not the key's")
-        if not document.key.salt and document.key.grade != "self-generated":
-            raise _Failed("a key without a salt has the grade self-generated")
+        unvouched = not document.key.salt or document.key.origin == OWNER_ORIGIN
+        if unvouched and document.key.grade != SELF_GENERATED:
+            raise _Failed("a key whose salt is missing, or its owner's word, has the grade self-generated")
     elif document.key.grade != "chosen":
         raise _Failed("a key with chosen words has the grade chosen")
     published = document.key.commitment_record

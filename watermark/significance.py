@@ -12,6 +12,8 @@ from watermark.sequential import e_ceiling
 DEFAULT_ALPHA = Fraction(1, 10**6)
 SELF_GENERATED = "self-generated"
 """The grade of a key without a salt that provably came after its commitment."""
+OWNER_ORIGIN = "owner"
+"""The origin of a key that its owner keeps in a file: nobody else saw when it was drawn and salted."""
 SELF_GENERATED_TRIES = 2**20
 """What an owner without an outside salt is assumed to have tried: alpha is divided by it."""
 PI_SQUARED_UPPER = Fraction(98696045, 10**7)
