@@ -321,3 +321,12 @@ def _mutate(value: Any, draw: random.Random) -> None:
             continue
         value[key] = draw.choice(["", "x", 0, -1, 2**53 - 1, [], {}, [[]], {"a": 1}, None, True])
         return
+
+
+def test_an_owners_word_for_its_salt_does_not_make_a_key_committed(audit: Any) -> None:
+    record = json.loads(audit.data)["document"]
+    record["key"]["origin"] = "owner"
+    assert record["key"]["grade"] == "committed"
+    report = check(_sealed(record))
+    assert _failed(report) == {"opening"}
+    assert not report.consistent

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.owner import keyfile
-from cli.owner.record import Registered, with_audit
+from cli.owner.record import KeyFile, Registered, with_audit
 from evidence.canonical import canonical_bytes
 from tests.unit.cli.owner.suspects import OWNER, doublei, new_key, secrets_of
 from watermark.keys import commit
@@ -167,7 +167,7 @@ def test_a_change_that_fails_leaves_the_key_as_it_was(tmp_path: Path) -> None:
     path = new_key(tmp_path)
     before = path.read_bytes()
 
-    def fail(key: object) -> keyfile.KeyFile:
+    def fail(key: object) -> KeyFile:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

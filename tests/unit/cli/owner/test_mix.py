@@ -33,7 +33,7 @@ CHAT = [
     for n in range(15)
 ]
 PROMPT = [{"prompt": f"Say {n}", "completion": f"Said {n}"} for n in range(15)]
-SHAPES = {"alpaca": ALPACA, "chat": CHAT, "prompt": PROMPT}
+SHAPES: dict[str, list[Any]] = {"alpaca": ALPACA, "chat": CHAT, "prompt": PROMPT}
 
 
 def _write(path: Path, rows: list[Any]) -> Path:
