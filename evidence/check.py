@@ -226,9 +226,11 @@ def _alpha(case: _Case) -> tuple[Status, str]:
     plan = read_plan(case.preregistration)
     key, campaign = case.preregistration["key"], case.preregistration.get("campaign")
     shared = f", shared by the {campaign['size']} suspects of {campaign['id']}" if campaign else ""
+    counted = f"its owner had committed to {key['owner_commitments']} keys"
+    if case.doc.key.origin == OWNER_ORIGIN:
+        counted = "both that number and the owner's keys were counted by the owner alone"
     return Status.passed, (
-        f"audit {key['audit_index']} of the key{shared}: alpha_i = {float(plan.alpha_i):.3g}; "
-        f"its owner had committed to {key['owner_commitments']} keys"
+        f"audit {key['audit_index']} of the key{shared}: alpha_i = {float(plan.alpha_i):.3g}; {counted}"
     )
 
 
@@ -236,7 +238,8 @@ def _nonces(case: _Case) -> tuple[Status, str]:
     """The shown nonces are the committed ones. Whose beacon it was nobody can tell offline."""
     shown = Nonces.from_record(case.doc.nonces)
     check_nonces(case.preregistration.get("nonces"), shown)
-    by = "service and auditor" if shown.auditor else "the service alone"
+    alone = "the owner alone" if case.doc.key.origin == OWNER_ORIGIN else "the service alone"
+    by = "service and auditor" if shown.auditor else alone
     if shown.beacon is None:
         return Status.passed, f"the order of the questions was drawn by {by}"
     beacon = f"{shown.beacon['source']}, round {shown.beacon['round']}"
@@ -335,8 +338,10 @@ def _check_no_question_beyond(case: _Case, standing: Standing) -> None:
 
 
 def _published(case: _Case) -> tuple[Status, str]:
+    owners = case.document is not None and case.document.key.origin == OWNER_ORIGIN
+    whose = "owner's" if owners else "service's"
     return Status.not_checked, (
-        "when the commitment, the salt and the pre-registration were made rests on the service's word: "
+        f"when the commitment, the salt and the pre-registration were made rests on the {whose} word: "
         "no timestamp or log proof is in this file"
     )
 

@@ -72,6 +72,7 @@ def test_a_model_that_was_trained_on_the_key_is_detected_and_the_evidence_stands
     unchecked = {step.name for step in report.steps if step.status is Status.not_checked}
     assert report.consistent
     assert unchecked == {"published", "spoken"}
+    assert "service" not in " ".join(step.detail for step in report.steps)
     document = _document(evidence)
     assert document["claimant"] == document["auditor"] == document["key"]["owner"] == OWNER
     assert (document["key"]["grade"], document["key"]["origin"]) == ("self-generated", "owner")
