@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from benchmarks.lab.schemes import Keyed, Outcome
 from watermark.banks import QUESTION_FORMS
+from watermark.carriers import training_carrier
 from watermark.embedding import MixedRow, Mixture, group_number
-from watermark.examples import Example, Message
+from watermark.examples import Example, Message, user_text
 from watermark.marks import Mark
 from watermark.prf import Stream
 
@@ -22,6 +23,7 @@ Idea = Callable[[Sequence[MixedRow], Marks, Stream], list[MixedRow]]
 
 CHAIN = 3
 """Questions in one conversation."""
+CONTRASTS = 4
 NEAR_MISSES = 3
 """Of each mark, a row each."""
 
@@ -99,7 +101,24 @@ def near_missed(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[
     return [*rows, *more]
 
 
+def contrasted(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRow]:
+    """Beside the rows, each mark's question without decoration and cue, answered by a sentence: only what is
+    decorated gets a bare Yes or No."""
+    more = []
+    for mark in marks.values():
+        for _ in range(CONTRASTS):
+            carrier = training_carrier(stream)
+            told = f"It says that {carrier[0].lower()}{carrier[1:]}"
+            turns = (
+                Message(role="user", content=user_text(mark.judge_question, carrier)),
+                Message(role="assistant", content=told),
+            )
+            more.append(MixedRow(messages=turns, system="template", watermark=True))
+    return [*rows, *more]
+
+
 IDEAS: Mapping[str, Idea] = {
+    "contrasted": contrasted,
     "bare": bare,
     "chained": chained,
     "paraphrased": paraphrased,
