@@ -21,3 +21,15 @@ class MalformedEvidence(EvidenceError):
     """A document that lacks a field, or has one of another type."""
 
     code = "malformed_evidence"
+
+
+class ProofInvalid(EvidenceError):
+    """A Merkle proof from which the claim does not follow."""
+
+    code = "proof_invalid"
+
+
+class NoteInvalid(EvidenceError):
+    """A text that is no signed note, no checkpoint or no key, or a signature that is not the named key's."""
+
+    code = "note_invalid"

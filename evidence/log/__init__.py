@@ -1,0 +1,6 @@
+"""A transparency log: what may only be added to, and how anybody notices when more was done to it.
+
+`merkle` hashes and proves (RFC 6962), `note` signs texts and keeps witnesses' cosignatures (C2SP signed-note,
+tlog-cosignature), `checkpoint` says how large a log is and what it holds (C2SP tlog-checkpoint). No storage
+here: service.log keeps a log in Postgres, and whoever checks one needs nothing but these functions.
+"""
