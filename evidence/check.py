@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
@@ -27,6 +26,7 @@ from evidence.document import (
 )
 from evidence.errors import EvidenceError, NotCanonical
 from evidence.plan import ask_plan, request_for
+from evidence.steps import Status, Step, none_failed
 from probe.plan import RETRY_FAILURES, AskPlan
 from watermark.errors import WatermarkError
 from watermark.keys import family_of_opening
@@ -34,24 +34,6 @@ from watermark.nonces import Nonces, check_nonces
 from watermark.questions import Question
 from watermark.replay import Standing, read_plan
 from watermark.significance import OWNER_ORIGIN, SELF_GENERATED
-
-
-class Status(StrEnum):
-    """What became of a step."""
-
-    passed = "passed"
-    failed = "failed"
-    not_checked = "not_checked"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One numbered step."""
-
-    number: int
-    name: str
-    status: Status
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +47,7 @@ class Report:
     @property
     def consistent(self) -> bool:
         """No step failed."""
-        return all(step.status is not Status.failed for step in self.steps)
+        return none_failed(self.steps)
 
     def to_record(self) -> dict[str, object]:
         """For machines."""
@@ -78,10 +60,7 @@ class Report:
             "verdict": None if trusted is None else trusted.verdict,
             "reasons": None if trusted is None else list(trusted.reasons),
             "p_value": None if trusted is None else trusted.decision.get("p_value_decimal"),
-            "steps": [
-                {"number": s.number, "name": s.name, "status": s.status.value, "detail": s.detail}
-                for s in self.steps
-            ],
+            "steps": [step.to_record() for step in self.steps],
         }
 
 

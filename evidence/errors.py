@@ -33,3 +33,9 @@ class NoteInvalid(EvidenceError):
     """A text that is no signed note, no checkpoint or no key, or a signature that is not the named key's."""
 
     code = "note_invalid"
+
+
+class MalformedEntry(EvidenceError):
+    """Bytes that are no entry of a log."""
+
+    code = "malformed_entry"

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from evidence.canonical import MAX_BYTES
-from evidence.check import Report, Status, check
+from evidence.check import Report, check
+from evidence.steps import Status
 
 app = typer.Typer(help="Check the evidence of an audit offline.", no_args_is_help=True)
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from evidence.canonical import canonical_bytes, canonical_text, digest
-from evidence.check import Report, Status, check
+from evidence.check import Report, check
 from evidence.document import EVIDENCE_DOMAIN, FORMAT, Document, preregistration_digest, write
+from evidence.steps import Status
 
 Record = dict[str, Any]
 
