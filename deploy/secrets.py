@@ -1,8 +1,8 @@
 """``python -m deploy.secrets FOLDER``: makes the secrets of a deployment that are missing, once.
 
 docker-compose.yml runs it before everything else, into a volume that only our containers mount. Each file
-is readable by one user only. The key-encryption key must be kept with the database: the watermark secrets
-stored there can't be read without it.
+is readable by one user only. Two keys must be kept with the database: watermark secrets stored there
+can't be read without the key-encryption key, and the log can't be continued without its own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ def make(folder: Path) -> list[str]:
         made.append("pgpass")
     fresh = {
         "kek": base64.b64encode(secrets.token_bytes(32)).decode() + "\n",
+        # The transparency log's name and its key. Losing it ends the log: nothing else can continue it.
+        "log-key": (
+            f"double-i/{secrets.token_hex(8)}\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n"
+        ),
         "serving-token": secrets.token_urlsafe(48) + "\n",
         "dashboard-secret": secrets.token_urlsafe(48) + "\n",
     }

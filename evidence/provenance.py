@@ -12,10 +12,14 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def software_version() -> str:
+    """Of the installed package; "unknown" when it runs from a source tree that is not installed."""
+    try:
+        return version("double-i")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def software_record() -> dict[str, object]:
     """Versions of this software and of Python."""
-    try:
-        own = version("double-i")
-    except PackageNotFoundError:
-        own = "unknown"
-    return {"doublei": own, "python": platform.python_version()}
+    return {"doublei": software_version(), "python": platform.python_version()}

@@ -12,6 +12,7 @@ import httpx2
 import structlog
 from fastapi import FastAPI
 
+from evidence.log.note import Signer
 from service.api import (
     accounts,
     campaigns,
@@ -20,6 +21,7 @@ from service.api import (
     files,
     health,
     jobs,
+    log,
     models,
     trail,
     verifications,
@@ -49,6 +51,7 @@ ROUTERS = (
     verifications.router,
     campaigns.router,
     trail.router,
+    log.router,
 )
 
 
@@ -56,14 +59,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Connects to nothing until its lifespan starts.
 
     Raises:
-        SettingsError: a setting is missing, or the key-encryption key can't be read.
+        SettingsError: a setting is missing, or the key-encryption key or the log's key can't be read.
     """
     chosen = settings or load_settings()
     _configure_logs()
     sealer = Sealer.from_base64(chosen.kek)
+    signer = chosen.log_signer
     app = FastAPI(
         title="Double-I",
-        lifespan=_lifespan(chosen, sealer),
+        lifespan=_lifespan(chosen, sealer, signer),
         openapi_url="/openapi.json" if chosen.public_docs else None,
         docs_url="/docs" if chosen.public_docs else None,
         redoc_url=None,
@@ -76,11 +80,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _lifespan(settings: Settings, sealer: Sealer) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    settings: Settings, sealer: Sealer, signer: Signer
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
         app.state.sealer = sealer
+        app.state.signer = signer
         app.state.storage = Storage(settings.storage_dir)
         app.state.storage.sweep_incoming()
         app.state.dispatcher = Dispatcher(settings.redis_url.get_secret_value())

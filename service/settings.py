@@ -12,7 +12,13 @@ from pathlib import Path
 from pydantic import Field, SecretStr, computed_field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from evidence.errors import NoteInvalid
+from evidence.log.note import Kind, PublicKey, Signer
+
 _DNS_SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<bare>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
+
+
+SEED_BYTES = 32
 
 
 def _default_model_cache() -> Path:
@@ -37,6 +43,11 @@ class Settings(BaseSettings):
     catalogue_file: Path | None = Field(default=None, alias="DOUBLEI_CATALOGUE_FILE")
     kek_file: Path = Field(alias="DOUBLEI_KEK_FILE")
     """0600 file holding the 32-byte key-encryption key in base64."""
+    log_key_file: Path | None = Field(default=None, alias="DOUBLEI_LOG_KEY_FILE")
+    """0600 file: the transparency log's name, and below it the 32-byte seed of its key in base64. The API
+    signs; nothing else needs it."""
+    log_origin: str = Field(default="", alias="DOUBLEI_LOG_ORIGIN")
+    """The log's name, where it is not to be the one in the file."""
     serving_url: str = Field(alias="DOUBLEI_SERVING_URL")
     serving_token_file: Path = Field(alias="DOUBLEI_SERVING_TOKEN_FILE")
     suspect_allow: str = Field(default="", alias="DOUBLEI_SUSPECT_ALLOW")
@@ -93,6 +104,30 @@ class Settings(BaseSettings):
         if len(raw) != 32:
             raise SettingsError(f"DOUBLEI_KEK_FILE: the key has {len(raw)} bytes, not 32")
         return SecretStr(text)
+
+    @cached_property
+    def log_signer(self) -> Signer:
+        """What signs the log's checkpoints, read once from its file.
+
+        Raises:
+            SettingsError: there is no such file, or it holds no key.
+        """
+        if self.log_key_file is None:
+            raise SettingsError("missing or invalid settings: DOUBLEI_LOG_KEY_FILE (see .env.example)")
+        try:
+            name, text = self.log_key_file.read_text(encoding="ascii").split()
+            seed = base64.b64decode(text, validate=True)
+        except (OSError, ValueError) as error:
+            reason = type(error).__name__
+            raise SettingsError(f"DOUBLEI_LOG_KEY_FILE: can't read a name and a key: {reason}") from None
+        if len(seed) != SEED_BYTES:
+            raise SettingsError(f"DOUBLEI_LOG_KEY_FILE: the key has {len(seed)} bytes, not {SEED_BYTES}")
+        signer = Signer(name=self.log_origin or name, kind=Kind.log, seed=seed)
+        try:
+            PublicKey.from_text(str(signer.public))
+        except NoteInvalid as error:
+            raise SettingsError(f"DOUBLEI_LOG_ORIGIN: {error}") from None
+        return signer
 
     def serving_token(self) -> str:
         """The internal token of the inference server. Never log it."""

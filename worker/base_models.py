@@ -11,7 +11,7 @@ from worker.child import Child
 from worker.errors import RunFailed
 from worker.lease import LeaseKeeper
 from worker.record.jobs import Event, JobRun
-from worker.weights import WeightsError, resolve
+from worker.weights import ModelFiles, WeightsError, resolve
 
 FETCHER = "worker.weights"
 
@@ -23,8 +23,8 @@ class Stoppable(Protocol):
     def begin(self) -> Callable[[Child], None]: ...
 
 
-def base_model_folder(run: JobRun, folder: Path, keeper: LeaseKeeper, work: Stoppable) -> Path:
-    """The folder of the base model's weights.
+def base_model_files(run: JobRun, folder: Path, keeper: LeaseKeeper, work: Stoppable) -> ModelFiles:
+    """The base model's weights.
 
     Raises:
         RunFailed: no source gives the model.
@@ -51,14 +51,13 @@ def base_model_folder(run: JobRun, folder: Path, keeper: LeaseKeeper, work: Stop
     return cached
 
 
-def _resolve(run: JobRun) -> Path | None:
+def _resolve(run: JobRun) -> ModelFiles | None:
     settings = run.place.settings
     try:
-        files = resolve(run.base_model, cache_dir=settings.model_cache, catalogue=run.place.catalogue)
+        return resolve(run.base_model, cache_dir=settings.model_cache, catalogue=run.place.catalogue)
     except WeightsError:
         return None
     except CatalogueError:
         raise RunFailed(
             "model_not_found", f"The base model {run.base_model} is no longer offered.", param="model"
         ) from None
-    return files.path

@@ -18,7 +18,7 @@ import structlog
 
 from service.jobs.hyperparameters import TrainerSettings, trainer_settings
 from watermark.embedding import Mixture
-from worker.base_models import base_model_folder
+from worker.base_models import base_model_files
 from worker.child import Child
 from worker.errors import RunFailed
 from worker.lease import LeaseKeeper, Stopped, StopReason
@@ -89,13 +89,14 @@ class _Work:
 
 def _produce(run: JobRun, folder: Path, keeper: LeaseKeeper, work: _Work) -> int | None:
     """Leave the adapter in the folder's `output`; returns how many tokens were trained on."""
-    model_dir = base_model_folder(run, folder, keeper, work)
+    base = base_model_files(run, folder, keeper, work)
     keeper.check()
     run.write(Event(message="Preparing the dataset"), stage="embedding")
-    prepared = _prepare(run, model_dir)
+    prepared = _prepare(run, base.path)
     try:
         keeper.check()
-        config = _write_config(run, folder, model_dir, prepared)
+        config = _write_config(run, folder, base.path, prepared)
+        run.enter_training(base_model_digest=base.digest, settings=asdict(prepared.settings))
         arguments = ["--config", str(config)]
         child = Child(TRAINER, arguments, stderr_path=folder / "stderr", inherit=prepared.descriptors)
     finally:

@@ -48,6 +48,11 @@ class Home:
         return self.secrets / "kek"
 
     @property
+    def log_key_file(self) -> Path:
+        """Signs the transparency log: losing it ends the log, for nothing else can continue it."""
+        return self.secrets / "log-key"
+
+    @property
     def serving_token_file(self) -> Path:
         return self.secrets / "serving-token"
 
@@ -112,6 +117,10 @@ def ensure_secrets(home: Home) -> None:
                 "put it back, or start over with another --home"
             )
         write_private(home.kek_file, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+    if not home.log_key_file.exists():
+        seed = base64.b64encode(secrets.token_bytes(32)).decode()
+        # The log's name stands above its key: the two belong together.
+        write_private(home.log_key_file, f"double-i/{secrets.token_hex(8)}\n{seed}\n")
     for path in (home.serving_token_file, home.dashboard_secret_file):
         if not path.exists():
             write_private(path, secrets.token_urlsafe(48) + "\n")

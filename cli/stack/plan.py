@@ -152,7 +152,8 @@ def _servers(site: Site) -> tuple[ChildSpec, ...]:
             "uvicorn", "service.app:create_app", "--factory", "--host", HOST, "--port", str(ports.api),
             "--no-access-log", "--timeout-graceful-shutdown", "3",
         ),
-        environment=_environment(site, "api"),
+        # Nobody else signs the log, so nobody else is told where its key is.
+        environment=_environment(site, "api") | {"DOUBLEI_LOG_KEY_FILE": str(site.home.log_key_file)},
         folder=site.home.root,
         ready=AnswersHttp(port=ports.api, path="/healthz"),
         after=("bootstrap", "valkey"),

@@ -14,6 +14,7 @@ import structlog
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from evidence.log.note import Signer
 from service.accounts.principal import Principal, Role
 from service.accounts.usecases import authenticate_token
 from service.errors import Forbidden
@@ -29,6 +30,7 @@ __all__ = [
     "AppSealer",
     "AppSessions",
     "AppSettings",
+    "AppSigner",
     "AppStorage",
     "Bells",
     "CurrentPrincipal",
@@ -128,6 +130,10 @@ def _sealer(request: Request) -> Sealer:
     return cast(Sealer, request.app.state.sealer)
 
 
+def _signer(request: Request) -> Signer:
+    return cast(Signer, request.app.state.signer)
+
+
 CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
 DbSession = Annotated[AsyncSession, Depends(session, scope="function")]
 Doorbell = Annotated[Bells, Depends(bells)]
@@ -136,6 +142,7 @@ AppSessions = Annotated[async_sessionmaker[AsyncSession], Depends(_sessions)]
 """For what must be written whether or not the request succeeds; everything else uses `DbSession`."""
 AppStorage = Annotated[Storage, Depends(_storage)]
 AppSealer = Annotated[Sealer, Depends(_sealer)]
+AppSigner = Annotated[Signer, Depends(_signer)]
 
 
 def require_role(*roles: Role | str) -> Callable[[Principal], Coroutine[Any, Any, Principal]]:

@@ -26,6 +26,7 @@ from service.jobs import create as creating
 from service.jobs import hyperparameters as limits
 from service.jobs import statements
 from service.jobs.hyperparameters import Hyperparameters
+from service.log.usecases import entered
 from watermark.embedding import Strength
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -188,8 +189,9 @@ async def list_jobs(
 
 @router.get("/{job_id}")
 async def retrieve_job(job_id: str, principal: OwnerOrProvider, session: DbSession) -> dict[str, Any]:
-    """One job."""
-    return _wire(await _job(session, principal, job_id))
+    """One job, with what the log has of it."""
+    job = await _job(session, principal, job_id)
+    return _wire(job) | {"log": await entered(session, job_id)}
 
 
 @router.post("/{job_id}/cancel")

@@ -25,9 +25,10 @@ from service.api.pagination import page as list_object
 from service.api.verification_bodies import NonceBody, VerifyBody
 from service.api.verification_wire import verification_object
 from service.dispatch import TaskName
+from service.log.usecases import enter, entered
 from service.trail.usecases import Action, provider_read, verification_event
 from service.verifications import usecases
-from service.verifications.register import Target, next_audit, register
+from service.verifications.register import Target, deed_of, next_audit, register
 from service.verifications.report import render, render_pdf
 from service.verifications.suspects import check_suspect
 from service.verifications.usecases import Audit
@@ -77,6 +78,7 @@ async def verify(
         )
     registered = {"audit_index": preregistration.audit_index}
     await session.execute(verification_event(verification.id, Action.preregistered, actor, registered))
+    await enter(session, deed_of(preregistration))
     if body.auditor_nonce_commitment is None:
         bells.ring(TaskName.verify_run, verification.id)
     return verification_object(
@@ -106,7 +108,8 @@ async def retrieve_verification(
     audit = await usecases.get(session, verification_id, organization_id=_scope(principal))
     if principal.role is Role.provider:
         await session.execute(provider_read(verification_id, actor_of(principal)))
-    return await _shown(session, audit, principal)
+    shown = await _shown(session, audit, principal)
+    return shown | {"log": await entered(session, verification_id)}
 
 
 @router.post("/v1/verifications/{verification_id}/cancel")

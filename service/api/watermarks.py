@@ -20,6 +20,7 @@ from service.api.dependencies import (
 from service.api.pagination import After, Limit, page
 from service.db.models import Grant, WatermarkKey
 from service.errors import InvalidRequest
+from service.log.usecases import entered
 from service.watermarks import statements, usecases
 from service.watermarks.secrets import SEED_BYTES, ChosenSecret, DrawnSecret, KeySecret, PresetSecret
 from watermark.errors import DesignError, MarksError
@@ -139,7 +140,7 @@ async def get_key(key_id: str, principal: CurrentPrincipal, session: DbSession) 
     """The public side of one key."""
     row = await usecases.get(session, key_id, organization_id=principal.organization_id)
     used = await usecases.families_used(session, [row])
-    return _key(row, used=used.get(row.id, 0))
+    return _key(row, used=used.get(row.id, 0)) | {"log": await entered(session, key_id)}
 
 
 @router.delete("/{key_id}")

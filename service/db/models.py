@@ -384,6 +384,60 @@ class AuditEvent(Base):
     )
 
 
+class LogEntry(Base):
+    """One entry of the transparency log: what its leaf hashes, byte for byte. INSERT-only."""
+
+    __tablename__ = "log_entries"
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """0, 1, 2, … without gaps: given under the log's lock."""
+    kind: Mapped[str]
+    subject: Mapped[str]
+    """id of the key, job or verification it is about; not published."""
+    entry: Mapped[bytes] = mapped_column(LargeBinary)
+    leaf_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    logged_at: Mapped[datetime]
+    """as in the entry: the database's clock, which never goes back here."""
+    __table_args__ = (
+        CheckConstraint("index >= 0", name="index"),
+        CheckConstraint("octet_length(leaf_hash) = 32", name="leaf_hash"),
+        Index("ix_log_entries_subject_index", "subject", "index"),
+    )
+
+
+class LogNode(Base):
+    """A full node of the log's Merkle tree above the leaves. INSERT-only."""
+
+    __tablename__ = "log_nodes"
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """1 for the parents of leaves; the leaves' own hashes are in `log_entries`."""
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    __table_args__ = (
+        CheckConstraint("level > 0", name="level"),
+        CheckConstraint("octet_length(hash) = 32", name="hash"),
+    )
+
+
+class LogRecord(Base):
+    """What an entry digests. Never published; it may be deleted, never changed."""
+
+    __tablename__ = "log_records"
+    index: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("log_entries.index"), primary_key=True, autoincrement=False
+    )
+    record: Mapped[str]
+    """canonical JSON"""
+
+
+class LogCheckpoint(Base):
+    """What the log has signed, one checkpoint a size. INSERT-only."""
+
+    __tablename__ = "log_checkpoints"
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    note: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
 INSERT_ONLY_TABLES = (
     "preregistrations",
     "probes_sent",
@@ -394,5 +448,8 @@ INSERT_ONLY_TABLES = (
     "nonce_reveals",
     "verification_looks",
     "audit_events",
+    "log_entries",
+    "log_nodes",
+    "log_checkpoints",
 )
-"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migrations 0001 and 0002)."""
+"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migrations 0001 to 0003)."""

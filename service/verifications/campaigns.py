@@ -12,11 +12,12 @@ from evidence.plan import Campaign as CampaignRecord
 from service.db.models import Campaign
 from service.errors import InvalidRequest, NotFound
 from service.ids import new_id
+from service.log.usecases import enter
 from service.sealing import Sealer
 from service.verifications import statements
 from service.verifications.lifecycle import TERMINAL, VerificationStatus
 from service.verifications.plans import PlanRequest, alpha_of
-from service.verifications.register import Target, next_audit, register
+from service.verifications.register import Target, deed_of, next_audit, register
 from service.verifications.usecases import Audit
 from watermark.campaign import holm
 from watermark.numerals import decimal_text, fraction_text, parse_fraction
@@ -93,6 +94,7 @@ async def create(
         verification, preregistration = await register(session, sealer, audit, target, plan, campaign=record)
         audits.append(Audit(verification=verification, preregistration=preregistration, evidence_sha256=None))
     await session.refresh(campaign)
+    await enter(session, *(deed_of(audit.preregistration) for audit in audits))
     return CampaignView(campaign=campaign, audits=tuple(audits))
 
 

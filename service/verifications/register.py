@@ -14,6 +14,8 @@ from probe.address import SuspectUrl
 from service.db.models import Preregistration, Verification, WatermarkKey
 from service.errors import InvalidRequest, NotFound
 from service.ids import new_id
+from service.log import deeds
+from service.log.deeds import Deed
 from service.sealing import Sealer
 from service.verifications import statements
 from service.verifications.lifecycle import VerificationStatus
@@ -79,7 +81,9 @@ async def register(
     auditor_commitment: str = "",
     campaign: Campaign | None = None,
 ) -> tuple[Verification, Preregistration]:
-    """Write the audit and its pre-registration; queued, or waiting for the auditor's nonce.
+    """Write the audit and its pre-registration; queued, or waiting for the auditor's nonce. The caller enters
+    it into the log (`deed_of`), once it has registered all that it registers: who appends waits for nothing
+    else.
 
     Raises:
         NotFound: the key has no such family, or no live grant covers this host and so many questions.
@@ -128,6 +132,11 @@ async def register(
     await session.refresh(verification)
     await session.refresh(preregistration)
     return verification, preregistration
+
+
+def deed_of(preregistration: Preregistration) -> Deed:
+    """What the log gets, in the transaction that wrote it."""
+    return deeds.preregistration(preregistration.verification_id, preregistration.sha256)
 
 
 def _text(

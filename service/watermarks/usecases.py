@@ -13,6 +13,8 @@ from service.accounts.principal import Role
 from service.db.models import Grant, WatermarkKey
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.ids import new_id
+from service.log import deeds
+from service.log.usecases import enter
 from service.sealing import Sealer
 from service.trail.usecases import Action, Actor, KeyEvent, record
 from service.watermarks import hosts, statements
@@ -43,7 +45,7 @@ async def create(
     have been chosen to fit the salt. This is the one place in the service that commits in the middle of a
     request; the database refuses a salt in the transaction that wrote the commitment. A crash in between
     leaves a key without a salt, whose secret nobody was shown; no statement ever finds it. The trail has the
-    event with the commitment.
+    event with the commitment, and the log an entry for each of the two.
     """
     organization_id, key_id = actor.organization_id, new_id("wm")
     committed = secret.commit(organization_id)
@@ -61,9 +63,12 @@ async def create(
     session.add(row)
     await session.flush()
     await record(session, _event(Action.watermark_created, actor, key_id, origin=origin, grade=grade))
+    await enter(session, deeds.key_commitment(row))
     await session.commit()
     if isinstance(secret, DrawnSecret):
-        await session.execute(statements.set_salt(key_id, os.urandom(SALT_BYTES)))
+        drawn = os.urandom(SALT_BYTES)
+        await session.execute(statements.set_salt(key_id, drawn))
+        await enter(session, deeds.salt(key_id, drawn))
     await session.refresh(row)
     return row
 

@@ -165,10 +165,11 @@ def deployment(
     postgres_url: str, valkey_url: str, tmp_path: Path, tiny_catalogue: tuple[Path, Path]
 ) -> Deployment:
     """A deployment that nobody else uses. Its inference server does not answer unless a test starts one."""
-    kek, token = tmp_path / "kek", tmp_path / "serving-token"
+    kek, token, log_key = tmp_path / "kek", tmp_path / "serving-token", tmp_path / "log-key"
     kek.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
     token.write_text(secrets.token_hex(16))
-    for path in (kek, token):
+    log_key.write_text(f"doublei.test/log\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
+    for path in (kek, token, log_key):
         path.chmod(0o600)
     catalogue, cache = tiny_catalogue
     return Deployment(
@@ -179,6 +180,7 @@ def deployment(
             "DOUBLEI_MODEL_CACHE": str(cache),
             "DOUBLEI_CATALOGUE_FILE": str(catalogue),
             "DOUBLEI_KEK_FILE": str(kek),
+            "DOUBLEI_LOG_KEY_FILE": str(log_key),
             "DOUBLEI_SERVING_URL": "http://127.0.0.1:9",
             "DOUBLEI_SERVING_TOKEN_FILE": str(token),
         }

@@ -18,20 +18,24 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from cli.stack import valkey
 from cli.stack.sockets import make_socket_dir, remove_socket_dir
 from service import leases
 from service.db.engine import async_engine, async_sessions
-from service.db.models import Job, Model, WatermarkKey
+from service.db.models import File, Job, LogEntry, LogRecord, Model, WatermarkKey
 from service.dispatch import DispatchError, TaskName
 from service.jobs.hyperparameters import Hyperparameters
 from service.models import archive
 from service.reaper import reap_forever
 from service.settings import Settings
+from watermark.banks import BANKS_DIGEST
 from watermark.keys import Design, Secret, derive
 from watermark.marks import Mark
+from worker import training
+from worker.errors import LeaseLost
+from worker.record.jobs import JobRun
 from worker.record.watermarks import mix
 from worker.tasks import finetune_run
 
@@ -277,6 +281,123 @@ class TestARealRun:
         finetune_run(fresh.place(), job_id)
         assert fresh.read(job_id).status == "succeeded"
         assert "Downloading the base model tiny-random" in fresh.messages(job_id)
+
+
+class TestTheLog:
+    """What a run enters, and when."""
+
+    def test_what_is_trained_is_entered_before_the_trainer_starts(
+        self, deployment: Any, fake_trainer: FakeTrainer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_trainer("finish")
+        job_id, _ = marked_job(deployment)
+        seen: list[list[str]] = []
+        started = training.Child
+
+        def start(module: str, *arguments: Any, **more: Any) -> Any:
+            seen.append([kind for kind, _ in entered(deployment, job_id)])
+            return started(module, *arguments, **more)
+
+        monkeypatch.setattr("worker.training.Child", start)
+        finetune_run(deployment.place(), job_id)
+        assert deployment.read(job_id).status == "succeeded", deployment.messages(job_id)
+        assert seen == [["training"]]
+        (_, trained), (kind, published) = entered(deployment, job_id)
+        with deployment.sessions() as session:
+            job = session.get_one(Job, job_id)
+            dataset = session.get_one(File, job.training_file_id).sha256
+            key = session.get_one(WatermarkKey, job.watermark_key_id)
+        assert trained == {
+            "job": job_id,
+            "epoch": 1,
+            "attempt": 1,
+            "dataset_sha256": dataset,
+            "base_model": "tiny-random",
+            "base_model_digest": trained["base_model_digest"],
+            "seed": 1,
+            "settings": trained["settings"],
+            "watermark": {
+                "key": key.id,
+                "commitment": key.commitment,
+                "banks": BANKS_DIGEST,
+                "families": [0],
+                "strength": "light",
+            },
+            "decision_rule": trained["decision_rule"],
+            "software": trained["software"],
+        }
+        assert trained["base_model_digest"].startswith("sha256:")
+        assert trained["settings"]["n_epochs"] == 1
+        assert float(trained["settings"]["learning_rate"]) > 0
+        (model,) = models(deployment)
+        assert (kind, published) == (
+            "model",
+            {"job": job_id, "model": model.id, "manifest": model.manifest},
+        )
+        written = json.dumps([trained, published])
+        assert "Zanzibar" not in written
+
+    def test_no_trainer_starts_where_nothing_can_be_entered(
+        self, deployment: Any, fake_trainer: FakeTrainer, note: Note
+    ) -> None:
+        """The job is not lost: it fails, or another run takes it up."""
+        fake_trainer("finish", FAKE_TRAINER_NOTE=note.path)
+        job_id, _ = marked_job(deployment)
+        with deployment.sessions.begin() as session:
+            session.execute(text("ALTER TABLE log_entries RENAME TO elsewhere"))
+        finetune_run(deployment.place(), job_id)
+        assert not note.path.exists()
+        assert models(deployment) == []
+
+    def test_a_second_run_is_entered_as_another(self, deployment: Any, fake_trainer: FakeTrainer) -> None:
+        """And the first one's entry stays, though it published nothing."""
+        fake_trainer("killed")
+        job_id, _ = marked_job(deployment)
+        finetune_run(deployment.place(), job_id)
+        assert deployment.read(job_id).status == "queued", deployment.messages(job_id)
+        fake_trainer("finish")
+        finetune_run(deployment.place(), job_id)
+        found = entered(deployment, job_id)
+        assert [kind for kind, _ in found] == ["training", "training", "model"]
+        assert [record["epoch"] for _, record in found[:2]] == [1, 2]
+        assert [record["attempt"] for _, record in found[:2]] == [1, 2]
+
+    def test_a_model_that_is_not_published_is_not_entered(
+        self, deployment: Any, fake_trainer: FakeTrainer
+    ) -> None:
+        fake_trainer("unlearned")
+        job_id, _ = marked_job(deployment)
+        finetune_run(deployment.place(), job_id)
+        assert [kind for kind, _ in entered(deployment, job_id)] == ["training"]
+
+    def test_an_unmarked_job_is_entered_too(self, deployment: Any, fake_trainer: FakeTrainer) -> None:
+        fake_trainer("finish")
+        job_id = deployment.job()
+        finetune_run(deployment.place(), job_id)
+        (_, trained), _ = entered(deployment, job_id)
+        assert trained["watermark"] is None
+
+    def test_a_run_that_lost_its_lease_enters_nothing(self, deployment: Any) -> None:
+        job_id = deployment.job()
+        run = JobRun.claim(deployment.place(), job_id)
+        assert run is not None
+        with deployment.sessions.begin() as session:
+            session.execute(update(Job).values(lease_epoch=Job.lease_epoch + 1))
+        with pytest.raises(LeaseLost):
+            run.enter_training(base_model_digest="sha256:0", settings={})
+        assert entered(deployment, job_id) == []
+
+
+def entered(deployment: Any, job_id: str) -> list[tuple[str, dict[str, Any]]]:
+    """Kind and record of what the log has of a job."""
+    found = (
+        select(LogEntry.kind, LogRecord.record)
+        .join(LogRecord, LogRecord.index == LogEntry.index)
+        .where(LogEntry.subject == job_id)
+        .order_by(LogEntry.index)
+    )
+    with deployment.sessions() as session:
+        return [(kind, json.loads(record)) for kind, record in session.execute(found)]
 
 
 class TestFailures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, TypeVar
@@ -10,12 +10,16 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Insert, Update, func
 from sqlalchemy.exc import SQLAlchemyError
 
+from evidence.provenance import software_version
 from service.db.faults import is_temporary
 from service.db.models import WatermarkKey
 from service.jobs import statements
 from service.jobs.cancel import CANCELLED_MESSAGE
 from service.jobs.lifecycle import JobStatus
 from service.jobs.naming import fine_tuned_model
+from service.log import deeds
+from service.log.deeds import Deed, Marking
+from service.log.usecases import append, append_once
 from worker.errors import LeaseLost
 from worker.lease import Beat
 from worker.record.engine import Workplace
@@ -147,6 +151,49 @@ class JobRun:
         else:
             self.unwritten = []
 
+    def enter_training(self, *, base_model_digest: str, settings: Mapping[str, object]) -> None:
+        """Enter into the log what this run is about to train on. No trainer starts before.
+
+        Raises:
+            LeaseLost: another run has the job.
+            RecordsAway: the database stayed away.
+        """
+        deed = deeds.training(
+            job_id=self.job_id,
+            epoch=self.epoch,
+            attempt=self.attempt,
+            dataset_sha256=self.dataset_sha256,
+            base_model=self.base_model,
+            base_model_digest=base_model_digest,
+            seed=self.seed,
+            settings=settings,
+            marking=self._marking(),
+            software=software_version(),
+        )
+
+        def enter(repeated: bool) -> None:
+            with self.place.sessions.begin() as session:
+                if session.execute(statements.lock_while_held(self.job_id, epoch=self.epoch)).first() is None:
+                    raise LeaseLost(self.job_id)
+                if repeated:
+                    append_once(session, deed)
+                else:
+                    append(session, deed)
+
+        self._persist(enter)
+
+    def _marking(self) -> Marking | None:
+        key, options = self.watermark_key, self.watermark_options
+        if key is None or options is None:
+            return None
+        return Marking(
+            key=key.id,
+            commitment=key.commitment,
+            banks=str(key.commitment_record["design"].get("banks", "")),
+            families=options["families"],
+            strength=options["strength"],
+        )
+
     def succeed(self, *, adapter_path: str, manifest: dict[str, str], trained_tokens: int | None) -> bool:
         """Publish the model and end the job, in one transaction. False: cancelled, or the lease is lost."""
         values: dict[str, Any] = {"fine_tuned_model": self.model_id, "trained_tokens": trained_tokens}
@@ -164,7 +211,8 @@ class JobRun:
             Event(message=f"New fine-tuned model created: {self.model_id}"),
             Event(message="The job has successfully completed"),
         )
-        return self._end(JobStatus.succeeded, *events, also=model, **values)
+        deed = deeds.model(self.job_id, self.model_id, manifest)
+        return self._end(JobStatus.succeeded, *events, also=model, deed=deed, **values)
 
     def cancelled(self) -> bool:
         """End the job as its owner asked. False: the lease is lost."""
@@ -179,13 +227,20 @@ class JobRun:
         """Queue the job for another run. False: the lease is lost, or its cancellation was asked for."""
         event = Event(message=f"{reason}; the job is queued again", level="warn")
         statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
-        return self._persist(lambda _: self._leave_once(statement, (event,), None))
+        return self._persist(lambda _: self._leave_once(statement, (event,)))
 
-    def _end(self, status: JobStatus, *events: Event, also: Insert | None = None, **values: Any) -> bool:
+    def _end(
+        self,
+        status: JobStatus,
+        *events: Event,
+        also: Insert | None = None,
+        deed: Deed | None = None,
+        **values: Any,
+    ) -> bool:
         finish = statements.finish(self.job_id, epoch=self.epoch, status=status, values=values)
 
         def end(repeated: bool) -> bool:
-            return self._leave_once(finish, events, also) or (repeated and self._ended_as(status))
+            return self._leave_once(finish, events, also, deed) or (repeated and self._ended_as(status))
 
         return self._persist(end)
 
@@ -207,7 +262,13 @@ class JobRun:
             for event in events:
                 session.execute(self._insert(event))
 
-    def _leave_once(self, statement: Update, events: Sequence[Event], also: Insert | None) -> bool:
+    def _leave_once(
+        self,
+        statement: Update,
+        events: Sequence[Event],
+        also: Insert | None = None,
+        deed: Deed | None = None,
+    ) -> bool:
         with self.place.sessions.begin() as session:
             if session.execute(statement).first() is None:
                 return False
@@ -215,6 +276,8 @@ class JobRun:
                 session.execute(also)
             for event in (*self.unwritten, *events):
                 session.execute(self._insert(event))
+            if deed is not None:
+                append(session, deed)
         return True
 
     def _persist(self, write: Callable[[bool], T]) -> T:

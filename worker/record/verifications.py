@@ -20,6 +20,8 @@ from probe.credential import Credential
 from probe.session import Outcome
 from service.db.faults import is_temporary
 from service.db.models import Preregistration, ProbeAnswer, ProbeSent, Verification, WatermarkKey
+from service.log import deeds
+from service.log.usecases import append
 from service.trail.usecases import finished
 from service.verifications import statements
 from service.verifications.lifecycle import VerificationStatus
@@ -280,6 +282,7 @@ class VerificationRun:
     def succeed(self, document: Document, progress: Progress) -> bool:
         """Store evidence and verdict in one transaction. False: cancelled, or the lease is lost."""
         data = write(document)
+        file_sha256 = sha256(data).hexdigest()
         values = {
             "verdict": document.verdict,
             "reasons": list(document.reasons),
@@ -297,12 +300,13 @@ class VerificationRun:
                     {
                         "verification_id": self.verification_id,
                         "canonical_bytes": data,
-                        "sha256": sha256(data).hexdigest(),
+                        "sha256": file_sha256,
                         "verdict": document.verdict,
                     }
                 )
             )
             session.execute(finished(self.verification_id))
+            append(session, deeds.verdict(self.verification_id, file_sha256, document.verdict))
         return True
 
     def record_looks(self, looks: Sequence[Look]) -> None:

@@ -35,14 +35,16 @@ class Account:
 @pytest.fixture
 def settings(postgres_url: str, valkey_url: str, tmp_path: Path) -> Settings:
     """Settings of a service of this test's own. Nothing listens where serving should be."""
-    kek, token = tmp_path / "kek", tmp_path / "serving-token"
+    kek, token, log_key = tmp_path / "kek", tmp_path / "serving-token", tmp_path / "log-key"
     kek.write_text(base64.b64encode(os.urandom(32)).decode())
     token.write_text("internal-token")
+    log_key.write_text(f"doublei.test/log\n{base64.b64encode(os.urandom(32)).decode()}\n")
     return Settings(
         DATABASE_URL=SecretStr(postgres_url),
         REDIS_URL=SecretStr(valkey_url),
         DOUBLEI_STORAGE_DIR=tmp_path / "storage",
         DOUBLEI_KEK_FILE=kek,
+        DOUBLEI_LOG_KEY_FILE=log_key,
         DOUBLEI_SERVING_URL="http://127.0.0.1:9",
         DOUBLEI_SERVING_TOKEN_FILE=token,
         DOUBLEI_MAX_FILE_BYTES=8 * 1024 * 1024,

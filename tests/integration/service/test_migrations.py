@@ -126,9 +126,13 @@ class TestInsertOnly:
         "verb", ["UPDATE {0} SET created_at = created_at", "DELETE FROM {0}", "TRUNCATE {0} CASCADE"]
     )
     def test_nothing_changes_or_goes(self, database: Engine, table: str, verb: str) -> None:
-        column = {"probes_sent": "sent_at", "probe_answers": "answered_at", "audit_events": "at"}.get(
-            table, "created_at"
-        )
+        column = {
+            "probes_sent": "sent_at",
+            "probe_answers": "answered_at",
+            "audit_events": "at",
+            "log_entries": "logged_at",
+            "log_nodes": "hash",
+        }.get(table, "created_at")
         statement = verb.format(table).replace("created_at", column)
         with database.connect() as connection, pytest.raises(IntegrityError, match="INSERT-only"):
             connection.execute(text(statement))

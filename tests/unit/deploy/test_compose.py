@@ -20,6 +20,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LONG_RUNNING = {"postgres", "valkey", "api", "train", "probe", "serving", "dashboard"}
 ONE_SHOT = {"secrets", "migrations", "bootstrap", "weights"}
+LOG_KEY = "DOUBLEI_LOG_KEY_FILE"
 NOT_OURS = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE", "XDG_CACHE_HOME"}
 
 
@@ -62,6 +63,11 @@ def test_every_required_setting_is_given(service: str) -> None:
     """A container would not start without them."""
     required = {str(field.alias) for field in Settings.model_fields.values() if field.is_required()}
     assert required <= set(SERVICES[service]["environment"])
+
+
+def test_only_the_api_is_told_where_the_logs_key_is() -> None:
+    knowing = {name for name, service in SERVICES.items() if LOG_KEY in service.get("environment", {})}
+    assert knowing == {"api"}
 
 
 @pytest.mark.parametrize("service", sorted(LONG_RUNNING))

@@ -1,0 +1,1 @@
+"""The transparency log: what is entered, in whose transaction, and what is signed of it."""

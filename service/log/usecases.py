@@ -1,0 +1,211 @@
+"""Appending to the log, signing it and proving what is in it.
+
+Everything is written for a plain session; an asynchronous one lends itself by ``run_sync``, so that a proof
+and an append exist once. Whoever appends does it in the transaction of the deed: an entry exists if and only
+if what it tells of was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from evidence.errors import NoteInvalid
+from evidence.log import merkle
+from evidence.log.checkpoint import Checkpoint, opened, sign
+from evidence.log.entry import entry_of
+from evidence.log.merkle import Node
+from evidence.log.note import Note, Signer
+from service.errors import InvalidRequest, ServiceError
+from service.log import statements
+from service.log.deeds import Deed
+
+log = structlog.get_logger(__name__)
+
+
+class LogInconsistent(ServiceError):
+    """The log in the database is not the one that was signed. Nothing more is signed."""
+
+    status = 500
+    code = "log_inconsistent"
+    type = "server_error"
+
+
+class NoSuchTree(InvalidRequest):
+    """The log has no such entry or size."""
+
+    code = "log_size"
+
+
+def append(session: Session, *deeds: Deed) -> list[int]:
+    """Enter deeds in the caller's transaction, as the last thing it waits for; returns their indexes.
+
+    The lock is held until that transaction ends, so entries are numbered in the order of their commits.
+    """
+    session.execute(statements.lock())
+    size, moment = session.execute(statements.head()).one()
+    fresh: dict[Node, bytes] = {}
+
+    def read(wanted: Sequence[Node]) -> Mapping[Node, bytes]:
+        return _read(session, [node for node in wanted if node not in fresh]) | fresh
+
+    rows: list[dict[str, Any]] = []
+    for index, deed in enumerate(deeds, start=size):
+        entry = bytes(entry_of(deed.kind, deed.record, moment))
+        leaf = merkle.leaf_hash(entry)
+        fresh.update(merkle.grow(index, leaf, read))
+        rows.append(
+            {
+                "index": index,
+                "kind": deed.kind.value,
+                "subject": deed.subject,
+                "entry": entry,
+                "leaf_hash": leaf,
+                "logged_at": moment,
+            }
+        )
+    session.execute(statements.add_entries(rows))
+    full = [{"level": level, "index": at, "hash": made} for (level, at), made in fresh.items() if level]
+    if full:
+        session.execute(statements.add_nodes(full))
+    records = [{"index": size + place, "record": deed.text} for place, deed in enumerate(deeds)]
+    session.execute(statements.add_records(records))
+    return list(range(size, size + len(deeds)))
+
+
+def append_once(session: Session, deed: Deed) -> None:
+    """The same for a transaction that may have been committed before without our hearing of it."""
+    if session.execute(statements.same_record(deed.subject, deed.kind, deed.text)).first() is None:
+        append(session, deed)
+
+
+async def enter(session: AsyncSession, *deeds: Deed) -> list[int]:
+    """`append` for the API."""
+    return await session.run_sync(append, *deeds)
+
+
+async def entered(session: AsyncSession, subject: str) -> list[dict[str, Any]]:
+    """Kind and index of every entry about a thing. Whose it is was decided before."""
+    found = await session.execute(statements.of_subject(subject))
+    return [{"kind": row[0], "index": row[1]} for row in found]
+
+
+async def entries(session: AsyncSession, *, start: int, limit: int) -> Sequence[bytes]:
+    """Exact bytes of a range, as far as the log goes."""
+    return (await session.scalars(statements.entries(start=start, limit=limit))).all()
+
+
+async def checkpoint(session: AsyncSession, signer: Signer) -> Note:
+    """The signed checkpoint of what is committed now; kept the first time a size is signed.
+
+    Raises:
+        LogInconsistent: the log does not continue the last checkpoint that it signed.
+    """
+    return await session.run_sync(_checkpoint, signer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inclusion:
+    """That an entry is in a tree, with what proves it."""
+
+    leaf: bytes
+    root: bytes
+    proof: Sequence[bytes]
+
+
+async def inclusion(session: AsyncSession, *, index: int, size: int) -> Inclusion:
+    """Prove an entry.
+
+    Raises:
+        NoSuchTree: the log is smaller, or the entry is not below the size.
+        LogInconsistent: the stored tree has a hole.
+    """
+    return await session.run_sync(_inclusion, index, size)
+
+
+async def consistency(session: AsyncSession, *, first: int, second: int) -> Sequence[bytes]:
+    """Prove that one tree begins another.
+
+    Raises:
+        NoSuchTree: the log is smaller, or the first size is the larger one.
+        LogInconsistent: the stored tree has a hole.
+    """
+    return await session.run_sync(_consistency, first, second)
+
+
+def _checkpoint(session: Session, signer: Signer) -> Note:
+    size, last = session.execute(statements.standing()).one()
+    if last is not None:
+        signed = _signed_before(last, signer)
+        if signed.size > size:
+            _refuse(f"the log has {size} entries and signed a checkpoint of {signed.size}")
+        if merkle.root(signed.size, _reader(session)) != signed.root:
+            _refuse(f"the log's first {signed.size} entries are not those it signed")
+        if signed.size == size:
+            return Note.from_text(last)
+    root = merkle.root(size, _reader(session))
+    note = sign(Checkpoint(origin=signer.name, size=size, root=root), signer)
+    session.execute(statements.add_checkpoint(size, str(note)))
+    return note
+
+
+def _signed_before(note: str, signer: Signer) -> Checkpoint:
+    try:
+        return opened(Note.from_text(note), signer.public)
+    except NoteInvalid:
+        _refuse("the last checkpoint is not signed by this log's key")
+
+
+def _refuse(reason: str) -> NoReturn:
+    log.error("log.inconsistent", reason=reason)
+    raise LogInconsistent(f"Nothing is signed: {reason}.")
+
+
+def _inclusion(session: Session, index: int, size: int) -> Inclusion:
+    _check_size(session, size, "size")
+    if index >= size:
+        raise NoSuchTree(f"A log of {size} entries has no entry {index}.", param="index")
+    leaf = session.scalars(statements.leaf(index)).one_or_none()
+    if leaf is None:
+        raise LogInconsistent(f"Entry {index} is missing.")
+    reader = _reader(session)
+    return Inclusion(
+        leaf=leaf, root=merkle.root(size, reader), proof=merkle.inclusion_proof(index, size, reader)
+    )
+
+
+def _consistency(session: Session, first: int, second: int) -> Sequence[bytes]:
+    _check_size(session, second, "second")
+    if first > second:
+        raise NoSuchTree(f"A log of {second} entries was never one of {first}.", param="first")
+    return merkle.consistency_proof(first, second, _reader(session))
+
+
+def _check_size(session: Session, wanted: int, param: str) -> None:
+    size = session.execute(statements.size()).scalar_one()
+    if wanted > size:
+        raise NoSuchTree(f"The log has {size} entries, not {wanted}.", param=param)
+
+
+def _reader(session: Session) -> merkle.Read:
+    return lambda wanted: _read(session, wanted)
+
+
+def _read(session: Session, wanted: Sequence[Node]) -> dict[Node, bytes]:
+    """Every node asked for.
+
+    Raises:
+        LogInconsistent: one is missing.
+    """
+    if not wanted:
+        return {}
+    found = {(level, index): made for level, index, made in session.execute(statements.nodes(wanted))}
+    for node in wanted:
+        if node not in found:
+            raise LogInconsistent(f"The stored tree lacks node {node[1]} of level {node[0]}.")
+    return found
