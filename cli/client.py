@@ -15,6 +15,11 @@ class ApiError(CliError):
 
     code = "api"
 
+    def __init__(self, message: str, *, refusal: str = "") -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        """the service's own code of what it refused; "" if it was not reached"""
+
 
 class Api:
     """The API under one key. Every failure is an `ApiError` of one line."""
@@ -68,10 +73,11 @@ class Api:
         if response.is_success:
             return response
         try:
-            message = str(response.json()["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            message = "no further message"
-        raise ApiError(f"{method} {path}: {response.status_code}: {message}")
+            error = response.json()["error"]
+            message, refusal = str(error["message"]), str(error.get("code") or "")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            message, refusal = "no further message", ""
+        raise ApiError(f"{method} {path}: {response.status_code}: {message}", refusal=refusal)
 
     @staticmethod
     def _json(response: httpx2.Response) -> dict[str, Any]:

@@ -8,20 +8,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from cli.commands.steps import show_steps
 from evidence.canonical import MAX_BYTES
 from evidence.check import Report, check
-from evidence.steps import Status
 
 app = typer.Typer(help="Check the evidence of an audit offline.", no_args_is_help=True)
 
 EXIT_CONSISTENT = 0
 EXIT_FAILED = 1
 EXIT_UNREADABLE = 2
-
-_STYLES = {Status.passed: "green", Status.failed: "bold red", Status.not_checked: "yellow"}
 
 
 @app.callback()
@@ -56,14 +52,7 @@ def check_file(
 
 
 def _show(report: Report, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for step in report.steps:
-        style = _STYLES[step.status]
-        status = step.status.value.replace("_", " ")
-        # what a file says of itself is text, not markup, and has no control characters
-        detail = "".join(char if char.isprintable() else "?" for char in step.detail)
-        table.add_row(str(step.number), step.name, f"[{style}]{status}[/]", escape(detail))
-    console.print(table)
+    show_steps(console, report.steps)
     document = report.document
     if report.consistent and document is not None:
         p = document.decision.get("p_value_decimal", "none")

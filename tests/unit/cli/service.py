@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 
 def audit(status: str, *, asked: int = 0, **fields: Any) -> dict[str, Any]:
@@ -66,10 +66,17 @@ class Service:
         return 200, json.dumps(state).encode()
 
 
+def serving(*states: dict[str, Any]) -> AbstractContextManager[Service]:
+    """A service that plays these states, for as long as the block lasts."""
+    return running(Service(*states))
+
+
+Playing = TypeVar("Playing", bound=Service)
+
+
 @contextmanager
-def serving(*states: dict[str, Any]) -> Iterator[Service]:
+def running(service: Playing) -> Iterator[Playing]:
     """The service, for as long as the block lasts."""
-    service = Service(*states)
 
     class Handler(BaseHTTPRequestHandler):
         def _do(self) -> None:

@@ -1,0 +1,253 @@
+"""`doublei log`: auditing a service's transparency log from outside, and keeping what it signed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cli.client import Api, ApiError
+from cli.commands.connection import HomeOption, RoleOption, ServerOption, connect
+from cli.commands.steps import show_steps
+from cli.commands.wording import plain
+from cli.errors import CliError, UsageMistake
+from cli.stack.files import write_private
+from evidence.errors import NoteInvalid
+from evidence.log.audit import LogReport, audit
+from evidence.log.checkpoint import Checkpoint
+from evidence.log.note import MAX_NOTE_BYTES, Kind, Note, PublicKey
+
+app = typer.Typer(help="Audit the transparency log, and keep what it signs.", no_args_is_help=True)
+
+PAGE_ENTRIES = 10_000
+INCONSISTENT = "log_inconsistent"
+
+EXIT_SOUND = 0
+EXIT_FAILED = 1
+EXIT_NOT_TRUSTED = 2
+
+
+class LogUnreadable(CliError):
+    """The service does not give its log: nothing can be said of it."""
+
+    code = "log_unreadable"
+    exit_code = 2
+
+
+@app.command("audit")
+def audit_log(
+    trust: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The log's key as you know it, or a file that holds it."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An earlier checkpoint, as you saved it.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the present checkpoint here if nothing failed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report for machines.")] = False,
+    home: HomeOption = None,
+    server: ServerOption = None,
+    role: RoleOption = "owner",
+) -> None:
+    """Read the whole log, make every hash again, and hold it against what the log has signed.
+
+    With an earlier checkpoint this shows what even the owner of the database can't hide: entries edited,
+    deleted or dated back, and an old backup put in the log's place. Keep checkpoints away from the service.
+
+    Exit status: 0 when nothing failed, 1 when a step failed, 2 when the log can't be read, or when nothing
+    failed but the key is the service's own word (no --trust).
+
+    Examples:  doublei log audit --trust log.key --checkpoint monday.note --save tuesday.note
+    """
+    given = None if trust is None else _trusted(trust)
+    earlier = None if checkpoint is None else _read(checkpoint, "--checkpoint")
+    if save is not None and not save.absolute().parent.is_dir():
+        raise UsageMistake(f"--save: the folder {save.absolute().parent} does not exist")
+    console = Console(stderr=as_json)
+    with connect(home, server, role) as service, _reading(console) as advance:
+        report, note = _audit(service, given, earlier, advance)
+    saved = None
+    if save is not None and report.consistent and note is not None:
+        _write(save, note, "--save")
+        saved = str(save)
+    if as_json:
+        print(json.dumps(report.to_record() | {"saved": saved}, indent=2))
+    else:
+        _show(console, report, saved)
+    if not report.consistent:
+        raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(EXIT_SOUND if report.trusted else EXIT_NOT_TRUSTED)
+
+
+@app.command("checkpoint")
+def save_checkpoint(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to keep it.", show_default=False)
+    ],
+    home: HomeOption = None,
+    server: ServerOption = None,
+    role: RoleOption = "owner",
+) -> None:
+    """Save the log's present checkpoint. Keep it away from the service; audits are held against it later.
+
+    Examples:  doublei log checkpoint -o monday.note
+    """
+    with connect(home, server, role) as service:
+        note = _text(service.download("/v1/log/checkpoint"))
+    try:
+        made = Checkpoint.from_text(Note.from_text(note).text)
+    except NoteInvalid as error:
+        raise LogUnreadable(f"the service gave no checkpoint: {error}") from None
+    _write(output, note, "--output")
+    print(f"saved {output}: {made.size} entries of {plain(made.origin)}")
+
+
+@app.command("key")
+def show_key(home: HomeOption = None, server: ServerOption = None, role: RoleOption = "owner") -> None:
+    """Print the log's public key, as the service says it. Whoever relies on it should get it elsewhere too.
+
+    Examples:  doublei log key > log.key
+    """
+    with connect(home, server, role) as service:
+        print(_key_of(service))
+
+
+def _audit(
+    service: Api, trusted: PublicKey | None, earlier: str | None, advance: Callable[[int, int], None]
+) -> tuple[LogReport, str | None]:
+    """The report, and the checkpoint that the service gave.
+
+    Raises:
+        LogUnreadable: the service could not be reached, or refused something else than to sign.
+    """
+
+    def entries(count: int) -> Iterable[bytes]:
+        done = 0
+        for start in range(0, count, PAGE_ENTRIES):
+            limit = min(PAGE_ENTRIES, count - start)
+            page = service.download(f"/v1/log/entries?start={start}&limit={limit}").split(b"\n")[:-1]
+            if not page:
+                return
+            yield from page[:limit]
+            done += len(page[:limit])
+            advance(done, count)
+
+    try:
+        key = trusted or _key_of(service)
+        note, refusal = _checkpoint(service)
+        report = audit(
+            key=key,
+            trusted=trusted is not None,
+            note=note,
+            refusal=refusal,
+            earlier=earlier,
+            entries=entries,
+        )
+    except ApiError as error:
+        raise LogUnreadable(str(error)) from None
+    return report, note
+
+
+def _checkpoint(service: Api) -> tuple[str | None, str]:
+    """The note, or None and why the service signs nothing."""
+    try:
+        return _text(service.download("/v1/log/checkpoint")), ""
+    except ApiError as error:
+        if error.refusal != INCONSISTENT:
+            raise
+        return None, str(error)
+
+
+def _key_of(service: Api) -> PublicKey:
+    try:
+        return _log_key(str(service.get("/v1/log/key").get("key")))
+    except NoteInvalid as error:
+        raise LogUnreadable(f"the service gave no key: {error}") from None
+
+
+def _trusted(text: str) -> PublicKey:
+    """A key as given, or from the file of that name.
+
+    Raises:
+        UsageMistake: it is neither.
+    """
+    try:
+        return _log_key(text)
+    except NoteInvalid:
+        pass
+    try:
+        return _log_key(_read(Path(text), "--trust"))
+    except NoteInvalid as error:
+        raise UsageMistake(f"--trust: {text}: {error}") from None
+
+
+def _log_key(text: str) -> PublicKey:
+    key = PublicKey.from_text(text)
+    if key.kind is not Kind.log:
+        raise NoteInvalid("a witness's key, not a log's")
+    return key
+
+
+def _read(file: Path, option: str) -> str:
+    try:
+        with file.open("rb") as stream:
+            return _text(stream.read(MAX_NOTE_BYTES + 1))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no such file"
+        raise UsageMistake(f"{option}: {plain(str(file))}: {reason}") from None
+
+
+def _text(data: bytes) -> str:
+    """Bytes that are no UTF-8 make a text that is no note."""
+    return data.decode("utf-8", errors="replace")
+
+
+def _write(file: Path, text: str, option: str) -> None:
+    try:
+        write_private(file, text)
+    except OSError as error:
+        raise UsageMistake(f"{option}: {file}: {error.strerror}") from None
+
+
+@contextmanager
+def _reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, on a terminal; the value takes entries done and entries in all."""
+    columns = (
+        TextColumn("reading the log"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("entries", total=None, rate="")
+
+        def advance(done: int, count: int) -> None:
+            speed = progress.tasks[0].speed
+            rate = "" if speed is None else f"{speed:,.0f} entries/s"
+            progress.update(task, completed=done, total=count, rate=rate)
+
+        yield advance
+
+
+def _show(console: Console, report: LogReport, saved: str | None) -> None:
+    show_steps(console, report.steps)
+    if not report.consistent:
+        console.print("\n[bold red]A step failed: this is not the log that was signed.[/]")
+        return
+    size = 0 if report.checkpoint is None else report.checkpoint.size
+    if report.trusted:
+        told = f"{size} entries, every hash made again: the log is the one that its key has signed."
+    else:
+        told = f"{size} entries: self-consistent only. Name a key that you trust with --trust."
+    console.print(f"\n{told}", highlight=False)
+    if saved is not None:
+        console.print(f"saved {saved}", highlight=False, markup=False, soft_wrap=True)
