@@ -2,75 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Insert, Integer, Select, func, insert, literal, select
-from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.sql.selectable import CompoundSelect
+from sqlalchemy import Insert, Select, TextClause, func, select, text
+from sqlalchemy.dialects.postgresql import insert
 
 from evidence.log.merkle import Node
-from service.db.models import LogCheckpoint, LogEntry, LogNode, LogRecord
+from service.db.models import LogCheckpoint, LogEntry, LogRecord
 
 LOCK = 0x646F75626C652D6C
 """ASCII of "double-l": one transaction at a time appends, until it ends."""
 
 
-def lock() -> Select[Any]:
+# What runs while everybody else who appends is waiting is written as text: it costs no time to build.
+
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=LOCK)
+
+
+def lock() -> TextClause:
     """Wait until nobody else appends. Take it last: whoever waits behind it waits for our commit."""
-    return select(func.pg_advisory_xact_lock(LOCK))
+    return _LOCK
 
 
-def head() -> Select[int, datetime]:
+_HEAD = text(
+    """
+    SELECT coalesce(last.index + 1, 0), greatest(clock_timestamp(), last.logged_at)
+    FROM (SELECT) AS one
+    LEFT JOIN (SELECT index, logged_at FROM log_entries ORDER BY index DESC LIMIT 1) AS last ON true
+    """
+)
+
+
+def head() -> TextClause:
     """(size, time for the next entry). A statement of its own, after the lock: its snapshot must be taken
     when the last appender has committed. A clock that was set back does not show."""
-    last = select(LogEntry.index, LogEntry.logged_at).order_by(LogEntry.index.desc()).limit(1).subquery()
-    return select(
-        func.coalesce(select(last.c.index).scalar_subquery() + 1, 0),
-        func.greatest(func.clock_timestamp(), select(last.c.logged_at).scalar_subquery()),
-    )
+    return _HEAD
 
 
-def nodes(wanted: Sequence[Node]) -> CompoundSelect[int, int, bytes]:
+_NODES = text(
+    """
+    SELECT 0, e.index, e.leaf_hash
+    FROM unnest(CAST(:leaves AS bigint[])) AS w (index) JOIN log_entries e ON e.index = w.index
+    UNION ALL
+    SELECT n.level, n.index, n.hash
+    FROM unnest(CAST(:levels AS integer[]), CAST(:places AS bigint[])) AS w (level, index)
+    JOIN log_nodes n ON n.level = w.level AND n.index = w.index
+    """
+)
+
+
+def nodes(wanted: Sequence[Node]) -> TextClause:
     """(level, index, hash) of those that are there. One text whatever is wanted, so it is planned once."""
-    leaves = (
-        func.unnest(literal([index for level, index in wanted if level == 0], ARRAY(BigInteger)))
-        .table_valued("index")
-        .render_derived()
+    inner = [node for node in wanted if node[0]]
+    return _NODES.bindparams(
+        leaves=[index for level, index in wanted if level == 0],
+        levels=[level for level, _ in inner],
+        places=[index for _, index in inner],
     )
-    inner = (
-        func.unnest(
-            literal([level for level, _ in wanted if level], ARRAY(Integer)),
-            literal([index for level, index in wanted if level], ARRAY(BigInteger)),
+
+
+_ENTER = text(
+    """
+    WITH entered AS (
+        INSERT INTO log_entries (index, kind, subject, entry, leaf_hash, logged_at)
+        SELECT e.*, CAST(:logged_at AS timestamptz) FROM unnest(
+            CAST(:indexes AS bigint[]), CAST(:kinds AS text[]), CAST(:subjects AS text[]),
+            CAST(:entries AS bytea[]), CAST(:leaf_hashes AS bytea[])
+        ) AS e
+    ), filled AS (
+        INSERT INTO log_nodes (level, index, hash)
+        SELECT * FROM unnest(
+            CAST(:levels AS integer[]), CAST(:places AS bigint[]), CAST(:hashes AS bytea[])
         )
-        .table_valued("level", "index")
-        .render_derived()
     )
-    return (
-        select(literal(0), LogEntry.index, LogEntry.leaf_hash)
-        .join(leaves, leaves.c.index == LogEntry.index)
-        .union_all(
-            select(LogNode.level, LogNode.index, LogNode.hash).join(
-                inner, (inner.c.level == LogNode.level) & (inner.c.index == LogNode.index)
-            )
-        )
+    INSERT INTO log_records (index, record)
+    SELECT * FROM unnest(CAST(:indexes AS bigint[]), CAST(:records AS text[]))
+    """
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEntry:
+    """One entry to be inserted."""
+
+    index: int
+    kind: str
+    subject: str
+    entry: bytes
+    leaf_hash: bytes
+    record: str
+
+
+def enter(entries: Sequence[NewEntry], full: Mapping[Node, bytes], logged_at: datetime) -> TextClause:
+    """Entries, the nodes above the leaves that they fill, and their records: one statement, since everybody
+    else who appends is waiting."""
+    inner = [(node, made) for node, made in full.items() if node[0]]
+    return _ENTER.bindparams(
+        logged_at=logged_at,
+        indexes=[one.index for one in entries],
+        kinds=[one.kind for one in entries],
+        subjects=[one.subject for one in entries],
+        entries=[one.entry for one in entries],
+        leaf_hashes=[one.leaf_hash for one in entries],
+        records=[one.record for one in entries],
+        levels=[level for (level, _), _ in inner],
+        places=[index for (_, index), _ in inner],
+        hashes=[made for _, made in inner],
     )
-
-
-def add_entries(rows: Sequence[dict[str, Any]]) -> Insert:
-    """Entries, under the lock."""
-    return insert(LogEntry).values(list(rows))
-
-
-def add_nodes(rows: Sequence[dict[str, Any]]) -> Insert:
-    """Nodes that became full."""
-    return insert(LogNode).values(list(rows))
-
-
-def add_records(rows: Sequence[dict[str, Any]]) -> Insert:
-    """What the entries digest."""
-    return insert(LogRecord).values(list(rows))
 
 
 def entries(*, start: int, limit: int) -> Select[bytes]:
@@ -117,4 +157,4 @@ def size() -> Select[int]:
 
 def add_checkpoint(size: int, note: str) -> Insert:
     """Keep what was signed. Another process may have signed the same size: a signature has one value."""
-    return upsert(LogCheckpoint).values(size=size, note=note).on_conflict_do_nothing()
+    return insert(LogCheckpoint).values(size=size, note=note).on_conflict_do_nothing()

@@ -24,6 +24,7 @@ from evidence.log.note import Note, Signer
 from service.errors import InvalidRequest, ServiceError
 from service.log import statements
 from service.log.deeds import Deed
+from service.log.statements import NewEntry
 
 log = structlog.get_logger(__name__)
 
@@ -54,27 +55,22 @@ def append(session: Session, *deeds: Deed) -> list[int]:
     def read(wanted: Sequence[Node]) -> Mapping[Node, bytes]:
         return _read(session, [node for node in wanted if node not in fresh]) | fresh
 
-    rows: list[dict[str, Any]] = []
+    made = []
     for index, deed in enumerate(deeds, start=size):
         entry = bytes(entry_of(deed.kind, deed.record, moment))
         leaf = merkle.leaf_hash(entry)
         fresh.update(merkle.grow(index, leaf, read))
-        rows.append(
-            {
-                "index": index,
-                "kind": deed.kind.value,
-                "subject": deed.subject,
-                "entry": entry,
-                "leaf_hash": leaf,
-                "logged_at": moment,
-            }
+        made.append(
+            NewEntry(
+                index=index,
+                kind=deed.kind.value,
+                subject=deed.subject,
+                entry=entry,
+                leaf_hash=leaf,
+                record=deed.text,
+            )
         )
-    session.execute(statements.add_entries(rows))
-    full = [{"level": level, "index": at, "hash": made} for (level, at), made in fresh.items() if level]
-    if full:
-        session.execute(statements.add_nodes(full))
-    records = [{"index": size + place, "record": deed.text} for place, deed in enumerate(deeds)]
-    session.execute(statements.add_records(records))
+    session.execute(statements.enter(made, fresh, moment))
     return list(range(size, size + len(deeds)))
 
 
