@@ -83,8 +83,9 @@ def record_digest(kind: str, record: bytes) -> str:
 
 def entry_of(kind: str, record: Mapping[str, object], logged_at: datetime) -> Entry:
     """The entry that tells of a record."""
+    moment = logged_at.astimezone(UTC).replace(tzinfo=None)
     return Entry(
         kind=kind,
-        logged_at=logged_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        logged_at=f"{moment.isoformat(timespec='microseconds')}Z",
         record_sha256=record_digest(kind, canonical_bytes(dict(record))),
     )

@@ -66,10 +66,10 @@ async def create(
     await enter(session, deeds.key_commitment(row))
     await session.commit()
     if isinstance(secret, DrawnSecret):
-        drawn = os.urandom(SALT_BYTES)
-        await session.execute(statements.set_salt(key_id, drawn))
-        await enter(session, deeds.salt(key_id, drawn))
+        await session.execute(statements.set_salt(key_id, os.urandom(SALT_BYTES)))
     await session.refresh(row)
+    if row.salt is not None:
+        await enter(session, deeds.salt(key_id, row.salt))
     return row
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from service.settings import Settings, SettingsError
 
 
-def _settings(dns_servers: str) -> Settings:
+def _settings(dns_servers: str = "", *, log_key: Path | None = None, log_origin: str = "") -> Settings:
     return Settings(
         DATABASE_URL=SecretStr("postgresql+psycopg://x"),
         REDIS_URL=SecretStr("redis://x"),
@@ -19,6 +20,8 @@ def _settings(dns_servers: str) -> Settings:
         DOUBLEI_SERVING_URL="http://x",
         DOUBLEI_SERVING_TOKEN_FILE=Path("x"),
         DOUBLEI_DNS_SERVERS=dns_servers,
+        DOUBLEI_LOG_KEY_FILE=log_key,
+        DOUBLEI_LOG_ORIGIN=log_origin,
     )
 
 
@@ -38,3 +41,43 @@ def test_dns_servers_are_addresses_with_an_optional_port(text: str, servers: obj
 def test_what_is_no_dns_server_is_named(text: str) -> None:
     with pytest.raises(SettingsError, match="DOUBLEI_DNS_SERVERS"):
         _ = _settings(text).dns_server_list
+
+
+SEED = base64.b64encode(bytes(range(32))).decode()
+
+
+def test_the_logs_key_has_its_name_from_its_file_or_from_the_operator(tmp_path: Path) -> None:
+    file = tmp_path / "log-key"
+    file.write_text(f"double-i/0123456789abcdef\n{SEED}\n")
+    signer = _settings(log_key=file).log_signer
+    assert (signer.name, signer.seed) == ("double-i/0123456789abcdef", bytes(range(32)))
+    assert _settings(log_key=file, log_origin="log.example/1").log_signer.name == "log.example/1"
+    for shown in (repr(signer), repr(_settings(log_key=file))):
+        assert SEED not in shown
+        assert repr(bytes(range(32))) not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        SEED,
+        f"name\n{SEED}\nmore",
+        "name\nnot base64!",
+        f"name\n{SEED[:-4]}",
+        "n\u00e4me\nx",
+        f"a+b\n{SEED}",
+    ],
+)
+def test_what_is_no_key_of_a_log_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "log-key"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match="DOUBLEI_LOG_") as refused:
+        _ = _settings(log_key=file).log_signer
+    assert SEED[:12] not in str(refused.value)
+
+
+def test_a_missing_key_of_the_log_is_named(tmp_path: Path) -> None:
+    for log_key in (None, tmp_path / "none"):
+        with pytest.raises(SettingsError, match="DOUBLEI_LOG_KEY_FILE"):
+            _ = _settings(log_key=log_key).log_signer
