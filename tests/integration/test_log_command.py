@@ -1,0 +1,96 @@
+"""`doublei log` against a running service: the whole way from a deed to an audit's exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from service.bootstrap import bootstrap
+from tests.integration.conftest import Deployment
+from tests.unit.cli.test_audits import Outcome, doublei
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def api(deployment: Deployment) -> Iterator[str]:
+    """The real API process; the value is its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory", "--port", str(port)],
+        env=os.environ | deployment.process_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200:
+                    break
+            except httpx2.HTTPError:
+                assert process.poll() is None, "the API ended"
+                assert time.monotonic() < deadline, "the API did not answer"
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture
+def keys(deployment: Deployment, tmp_path: Path) -> dict[str, str]:
+    """The API keys of the first start, by role."""
+    path = tmp_path / "credentials.json"
+    bootstrap(deployment.settings, path)
+    return {role: entry["api_key"] for role, entry in json.loads(path.read_text()).items()}
+
+
+def test_from_a_deed_to_an_audit(
+    deployment: Deployment, api: str, keys: dict[str, str], tmp_path: Path
+) -> None:
+    def command(*arguments: str) -> Outcome:
+        return doublei(None, "log", *arguments, "--server", api, DOUBLEI_API_KEY=keys["auditor"])
+
+    def make_a_key() -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {keys['owner']}"}
+        made: dict[str, Any] = httpx2.post(
+            f"{api}/v1/watermarks", json={}, headers=headers, trust_env=False
+        ).json()
+        return made
+
+    make_a_key()
+    trusted, monday = tmp_path / "log.key", tmp_path / "monday.note"
+    trusted.write_text(command("key").stdout)
+    assert command("checkpoint", "-o", str(monday)).returncode == 0
+    make_a_key()
+    audit = ("audit", "--trust", str(trusted), "--checkpoint", str(monday))
+    sound = command(*audit)
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert "4 entries, every hash made again" in sound.stdout
+
+    with deployment.sessions.begin() as session:
+        session.execute(text("ALTER TABLE log_entries DISABLE TRIGGER insert_only"))
+        session.execute(
+            text(
+                "UPDATE log_entries SET entry = overlay(entry PLACING 'model' FROM 10 FOR 14) WHERE index = 0"
+            )
+        )
+    tampered = command(*audit, "--json")
+    assert tampered.returncode == 1
+    steps = {step["name"]: step["status"] for step in json.loads(tampered.stdout)["steps"]}
+    assert (steps["checkpoint"], steps["root"], steps["history"]) == ("passed", "failed", "failed")
