@@ -73,8 +73,8 @@ class Api:
         if response.is_success:
             return response
         try:
-            error = response.json()["error"]
-            message, refusal = str(error["message"]), str(error.get("code") or "")
+            told = response.json()["error"]
+            message, refusal = str(told["message"]), str(told.get("code") or "")
         except (ValueError, KeyError, TypeError, AttributeError):
             message, refusal = "no further message", ""
         raise ApiError(f"{method} {path}: {response.status_code}: {message}", refusal=refusal)

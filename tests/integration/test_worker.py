@@ -33,7 +33,7 @@ from service.settings import Settings
 from watermark.banks import BANKS_DIGEST
 from watermark.keys import Design, Secret, derive
 from watermark.marks import Mark
-from worker import training
+from worker.child import Child
 from worker.errors import LeaseLost
 from worker.record.jobs import JobRun
 from worker.record.watermarks import mix
@@ -292,11 +292,10 @@ class TestTheLog:
         fake_trainer("finish")
         job_id, _ = marked_job(deployment)
         seen: list[list[str]] = []
-        started = training.Child
 
         def start(module: str, *arguments: Any, **more: Any) -> Any:
             seen.append([kind for kind, _ in entered(deployment, job_id)])
-            return started(module, *arguments, **more)
+            return Child(module, *arguments, **more)
 
         monkeypatch.setattr("worker.training.Child", start)
         finetune_run(deployment.place(), job_id)
