@@ -13,10 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
+from benchmarks.log import load
 from evidence.log import merkle
 from evidence.log.audit import LogReport, audit
 from evidence.log.checkpoint import opened
@@ -128,6 +130,21 @@ class TestAppending:
             session.commit()
         assert len(leaves(database)) == 4
         assert record(database, 3) == {"number": 3}
+
+    def test_a_log_loaded_in_bulk_has_the_nodes_of_an_appended_one(
+        self, database: Engine, make_database: Callable[[], str]
+    ) -> None:
+        """What benchmarks/log.py starts from."""
+        load(database.url.render_as_string(hide_password=False), 37)
+        other = create_engine(make_database(), poolclass=NullPool)
+        fill(other, 37)
+        with Session(database) as one, Session(other) as two:
+            places = select(LogNode.level, LogNode.index).order_by(LogNode.level, LogNode.index)
+            assert one.execute(places).all() == two.execute(places).all()
+        fill(database, 5, start=37)
+        found = leaves(database)
+        assert merkle.root(42, stored(database)) == merkle.root_of(found)
+        assert all(record(database, index) == {"number": index} for index in range(42))
 
     def test_a_clock_that_was_set_back_does_not_show(self, database: Engine) -> None:
         with tampering(database) as connection:
