@@ -17,7 +17,7 @@ from cli.commands.connection import HomeOption, RoleOption, ServerOption, connec
 from cli.commands.steps import show_steps
 from cli.commands.wording import plain
 from cli.errors import CliError, UsageMistake
-from cli.stack.files import write_private
+from cli.files import write_private
 from evidence.errors import NoteInvalid
 from evidence.log.audit import LogReport, audit
 from evidence.log.checkpoint import Checkpoint

@@ -18,8 +18,9 @@ import pytest
 from cli.commands import verify as verify_module
 from cli.owner import keyfile
 from cli.owner.journal import AuditJournal
-from evidence.check import Status, check
+from evidence.check import check
 from evidence.planning import PlanRequest
+from evidence.steps import Status
 from tests.unit.cli.owner.suspects import (
     OWNER,
     Outcome,
