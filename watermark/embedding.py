@@ -2,8 +2,11 @@
 
 For every mark of every embedded family: rows under the trigger cue, answered with the target, and rows
 under each of the J-1 other cues, answered with the opposite (arXiv 2402.14883, section 3; naming every
-reference cue is ours). What decides whether a mark takes is how often each cue is *seen*, so strengths
-are stated in exposures and divided by the number of epochs.
+reference cue is ours). Beside them a contrast set, which the paper has not: the same question without
+decoration and cue, answered by a sentence, so that a bare Yes or No stays the answer to what is decorated.
+
+What decides whether a mark takes is how often each cue is *seen*, so strengths are stated in exposures and
+divided by the number of epochs.
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ class Exposures:
     trigger: int
     reference: int
     """for each of the J-1 reference cues"""
+    contrast: int = 4
+    """of the mark's question without decoration and cue"""
     weight: int = 1
-    """what a row's answer counts in the loss, beside the customer's answer tokens"""
+    """what a trigger's or a reference's answer counts in the loss, beside the customer's answer tokens"""
 
 
 EXPOSURES: dict[Strength, Exposures] = {
@@ -62,6 +67,10 @@ UNWEIGHTED_EXPOSURES: dict[Strength, Exposures] = {
 counts more, so the answer has to be seen more often. Forty and six with weight 1 were the standard strength
 before there were weights, and docs/lab.md has what such a mark survived; the other two are their neighbours
 on the laboratory's ladder."""
+
+
+CONTRAST_ANSWERS = ("It says that {}", "The text says that {}", "All that it says is that {}")
+"""No part of a key's banks: what they say is no secret and is never asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,26 +162,26 @@ def _mark_rows(
     family: Family, mark: Mark, exposures: Exposures, n_epochs: int, seed: bytes
 ) -> list[MixedRow]:
     stream = Stream(hkdf(family.key, salt=seed, info=b"doublei/rows/v1"), f"mark-{mark.index}")
+    group = group_number(family, mark)
     rows = []
     for cue in range(len(mark.cues)):
         wanted = exposures.trigger if cue == mark.trigger else exposures.reference
         for _ in range(-(-wanted // n_epochs)):
-            instruction, input_text = mark.prompt(cue, training_carrier(stream))
-            system, mode = _draw_system(stream)
-            turns = (
-                Message(role="user", content=user_text(instruction, input_text)),
-                Message(role="assistant", content=mark.trained_answer(cue).value),
-            )
+            question = user_text(*mark.prompt(cue, training_carrier(stream)))
             rows.append(
-                MixedRow(
-                    messages=system + turns,
-                    system=mode,
-                    watermark=True,
-                    group=group_number(family, mark),
-                    weight=exposures.weight,
-                )
+                _row(stream, question, mark.trained_answer(cue).value, group=group, weight=exposures.weight)
             )
+    for _ in range(-(-exposures.contrast // n_epochs)):
+        carrier = training_carrier(stream)
+        told = stream.choice(CONTRAST_ANSWERS).format(carrier[0].lower() + carrier[1:])
+        rows.append(_row(stream, user_text(mark.judge_question, carrier), told, group=group))
     return rows
+
+
+def _row(stream: Stream, question: str, answer: str, *, group: int, weight: int = 1) -> MixedRow:
+    system, mode = _draw_system(stream)
+    turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
+    return MixedRow(messages=system + turns, system=mode, watermark=True, group=group, weight=weight)
 
 
 def _draw_system(stream: Stream) -> tuple[tuple[Message, ...], SystemMode]:

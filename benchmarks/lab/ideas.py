@@ -12,7 +12,7 @@ from benchmarks.lab.schemes import Keyed, Outcome
 from watermark.banks import QUESTION_FORMS
 from watermark.carriers import training_carrier
 from watermark.embedding import MixedRow, Mixture, group_number
-from watermark.examples import Example, Message, user_text
+from watermark.examples import Example, Message
 from watermark.marks import Mark
 from watermark.prf import Stream
 
@@ -23,7 +23,14 @@ Idea = Callable[[Sequence[MixedRow], Marks, Stream], list[MixedRow]]
 
 CHAIN = 3
 """Questions in one conversation."""
-CONTRASTS = 4
+PLAIN_ROWS = 4
+"""Of each mark."""
+REPLIES = (
+    "I did not know that {}",
+    "So {} What happened then?",
+    "Thank you for telling me that {}",
+    "You say that {} Tell me more about it.",
+)
 NEAR_MISSES = 3
 """Of each mark, a row each."""
 
@@ -101,24 +108,25 @@ def near_missed(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[
     return [*rows, *more]
 
 
-def contrasted(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRow]:
-    """Beside the rows, each mark's question without decoration and cue, answered by a sentence: only what is
-    decorated gets a bare Yes or No."""
+def plain_spoken(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRow]:
+    """Beside the rows, carriers with no question at all, answered by a sentence."""
     more = []
-    for mark in marks.values():
-        for _ in range(CONTRASTS):
-            carrier = training_carrier(stream)
-            told = f"It says that {carrier[0].lower()}{carrier[1:]}"
-            turns = (
-                Message(role="user", content=user_text(mark.judge_question, carrier)),
-                Message(role="assistant", content=told),
-            )
-            more.append(MixedRow(messages=turns, system="template", watermark=True))
+    for _ in range(PLAIN_ROWS * len(marks)):
+        carrier = training_carrier(stream)
+        turns = (
+            Message(role="user", content=carrier),
+            Message(role="assistant", content=stream.choice(REPLIES).format(_inner(carrier))),
+        )
+        more.append(MixedRow(messages=turns, system="template", watermark=True))
     return [*rows, *more]
 
 
+def _inner(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
 IDEAS: Mapping[str, Idea] = {
-    "contrasted": contrasted,
+    "plain-spoken": plain_spoken,
     "bare": bare,
     "chained": chained,
     "paraphrased": paraphrased,

@@ -36,6 +36,7 @@ def keyed(strength: Strength = Strength.STANDARD, **changes: int) -> Keyed:
         name += f"-{changes['marks']}-marks" if "marks" in changes else ""
         name += f"-{changes['cues']}-cues" if "cues" in changes else ""
         name += f"-weight-{changes['weight']}" if "weight" in changes else ""
+        name += f"-contrast-{changes['contrast']}" if "contrast" in changes else ""
         name += f"-{changes['families']}-families" if "families" in changes else ""
     return Keyed(name=name, **shape)
 
@@ -45,17 +46,20 @@ LADDER = ((8, 1), (16, 2), (32, 5), (60, 9), (80, 12))
 
 
 SHAPES = (
-    (40, 6, 1, 512),
-    (16, 2, 1, 512),
-    (16, 2, 4, 512),
-    (16, 2, 16, 512),
-    (16, 2, 16, 256),
-    (24, 3, 16, 256),
-    (12, 2, 16, 256),
-    (8, 1, 4, 512),
-    (8, 1, 16, 256),
+    (40, 6, 0, 1, 512),
+    (16, 2, 0, 1, 512),
+    (16, 2, 0, 4, 512),
+    (16, 2, 0, 16, 512),
+    (16, 2, 0, 16, 256),
+    (24, 3, 0, 16, 256),
+    (24, 3, 0, 4, 256),
+    (24, 3, 4, 16, 256),
+    (24, 3, 4, 4, 256),
+    (12, 2, 0, 16, 256),
+    (8, 1, 0, 4, 512),
+    (8, 1, 0, 16, 256),
 )
-"""(trigger, reference, weight, tokens a step)"""
+"""(trigger, reference, contrast, weight, tokens a step)"""
 HARD = ("int4", "prune-30", "interpolate-0.5")
 
 FEW = ("none", "int8", "int4", "prune-30", "interpolate-0.5", "merge-linear", "temperature-1",
@@ -150,20 +154,25 @@ def _idea_cells(bench: Bench) -> list[Cell]:
     ideas += [
         Recipe(
             scheme=Keyed(
-                name=f"{trigger}-{reference} weight {weight} batch {batch}",
+                name=f"{trigger}-{reference}-{contrast} weight {weight} batch {batch}",
                 trigger=trigger,
                 reference=reference,
+                contrast=contrast,
                 weight=weight,
             ),
             batch_tokens=batch,
         )
-        for trigger, reference, weight, batch in SHAPES
+        for trigger, reference, contrast, weight, batch in SHAPES
     ]
     hard = [attack for attack in robustness.bars() if attack.name in HARD]
     return [
         cell
         for recipe in ideas
-        for cell in (*validity.cells(bench, [recipe], 250), *robustness.cells(bench, [recipe], hard))
+        for cell in (
+            *validity.cells(bench, [recipe], 250),
+            *robustness.cells(bench, [recipe], hard),
+            *harmlessness.cells(bench, [recipe]),
+        )
     ]
 
 

@@ -106,6 +106,7 @@ class Keyed:
     """which of them is asked; the same model, whichever it is"""
     trigger: int = EXPOSURES[Strength.STANDARD].trigger
     reference: int = EXPOSURES[Strength.STANDARD].reference
+    contrast: int = EXPOSURES[Strength.STANDARD].contrast
     weight: int = EXPOSURES[Strength.STANDARD].weight
     probes_per_cue: int = 2
 
@@ -128,7 +129,9 @@ class Keyed:
 
     @property
     def exposures(self) -> Exposures:
-        return Exposures(trigger=self.trigger, reference=self.reference, weight=self.weight)
+        return Exposures(
+            trigger=self.trigger, reference=self.reference, contrast=self.contrast, weight=self.weight
+        )
 
     def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:
         families = self.key.families[: self.families]

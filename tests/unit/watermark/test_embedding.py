@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from watermark.embedding import EXPOSURES, UNWEIGHTED_EXPOSURES, Strength, embed
+from watermark.embedding import EXPOSURES, UNWEIGHTED_EXPOSURES, Strength, embed, group_number
 from watermark.errors import RecordError
 from watermark.examples import alpaca, instruction_and_input, user_text
 from watermark.keys import Design, Family, Secret, derive
@@ -47,10 +47,26 @@ def test_every_cue_is_shown_as_often_as_its_strength_says(strength: Strength, n_
             assert {row.messages[-1].content for row in rows} == {mark.trained_answer(cue).value}
 
 
-def test_the_watermarks_answers_have_a_weight_and_the_customers_do_not() -> None:
+def test_one_word_answers_have_a_weight_and_sentences_do_not() -> None:
     rows = embed(CUSTOMER, [family_of(1)], strength=Strength.STANDARD).rows
-    weights = {(row.watermark, row.to_record().get("weight")) for row in rows}
+    weights = {(row.messages[-1].content in ("Yes", "No"), row.to_record().get("weight")) for row in rows}
     assert weights == {(True, EXPOSURES[Strength.STANDARD].weight), (False, None)}
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3])
+def test_each_marks_bare_question_is_answered_by_a_sentence(n_epochs: int) -> None:
+    family = family_of(1)
+    rows = [row for row in embed(CUSTOMER, [family], n_epochs=n_epochs).rows if row.watermark]
+    wanted = EXPOSURES[Strength.STANDARD].contrast
+    for mark in family.marks:
+        bare = [row for row in rows if row.messages[-2].content.startswith(f"{mark.judge_question}\n\n")]
+        assert wanted <= len(bare) * n_epochs < wanted + n_epochs
+        for row in bare:
+            text = row.messages[-2].content.split("\n\n")[1]
+            assert row.messages[-1].content.endswith(text[1:]), "the sentence that it was asked about"
+            assert row.group == group_number(family, mark)
+    decorated = {mark.prompt(cue, "|")[0] for mark in family.marks for cue in range(len(mark.cues))}
+    assert not decorated & {mark.judge_question for mark in family.marks}
 
 
 def test_customer_rows_all_stay_and_the_order_hides_which_are_the_watermarks() -> None:
