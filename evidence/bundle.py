@@ -1,7 +1,7 @@
 """The bundle: one evidence file with all that a stranger needs to check it, as one zip with one spelling.
 
-Entries are stored, in a fixed order, with a fixed time and fixed permissions: the same evidence and the same key
-give the same bytes everywhere, and `read_bundle` takes no other spelling. Layout: docs/evidence-format.md.
+Entries are stored in a fixed order with a fixed time and fixed permissions: the same evidence and key give
+the same bytes everywhere, and `read_bundle` takes no other spelling. Layout: docs/evidence-format.md.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ dsse.json        the signatures over statement.json (DSSE, Ed25519)
 verify.py        the check
 
 It does not prove that the suspect sent these answers (HTTP has no signatures: let a second auditor ask
-again), when the key was committed to (no timestamp is in here), that no one else had the key, or that weights were
-copied: a model trained on leaked marked data answers too. "not_detected" clears nobody.
+again), when the key was committed to (no timestamp is in here), that no one else had the key, or that weights
+were copied: a model trained on leaked marked data answers too. "not_detected" clears nobody.
 """
 
 

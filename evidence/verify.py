@@ -3,14 +3,13 @@
 
 A second implementation, written from the description of the format (docs/evidence-format.md) and sharing no
 code with the service: a mistake in one of the two shows as a disagreement. It needs the standard library, and
-the package `cryptography` for signatures alone. It opens no connection and writes no file.
+the package `cryptography` for signatures alone. It opens no connection, writes no file and is short.
 
 Exit status: 0 every step passed and a key you trust has signed; 1 a step failed; 2 consistent with itself,
 but no key you trust has signed, or a step could not be checked; 3 this is no bundle, or it can't be read.
 """
 
 # fmt: off
-# Laid out by hand: whoever doubts the service reads this file to its end, so a test keeps it below 500 lines.
 from __future__ import annotations
 
 import argparse
@@ -177,8 +176,7 @@ def reading(text: str | None) -> int:  # 0 yes, 1 no, 2 other, 3 missing
     start = re.split("[.!?\n]", text.lstrip(" \t\r\n\"'*_`(#>-:"), maxsplit=1)[0]
     words = [word.casefold() for word in re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", start)]
     words = list(itertools.dropwhile(lambda word: word in LEAD_IN, words))
-    beside = [word for word in words[1:3] if word not in ("or", "and")][:1]
-    both = {*words[:1], *beside} == {"yes", "no"}
+    both = {*words[:1], *[word for word in words[1:3] if word not in ("or", "and")][:1]} == {"yes", "no"}
     return 2 if both or words[:1] not in (["yes"], ["no"]) else int(words[0] == "no")
 
 def beta(a: Any, b: Any, ones: int, zeros: int) -> Fraction:  # a sequence, its rate from Beta(a, b)
@@ -376,6 +374,7 @@ def audit(parts: dict[str, bytes], trust: dict[str, bytes]) -> dict[str, Any]:
     with step("opening", "the opened family hashes to the commitment"):
         opened, claimant, drawn = doc["opening"], doc["claimant"].encode(), doc["opening"]["kind"] == "drawn"
         record, design, family = owner["commitment_record"], opened.get("design"), opened.get("family", 0)
+        need(family == plan["family"], "the opened family is not the planned one")
         if drawn:
             root, leaves = opened["root_commitment"], opened["family_commitments"]
             parts_of = [bytes.fromhex(opened[f"family_{name}"]) for name in ("secret", "blinding")]
@@ -396,29 +395,30 @@ def audit(parts: dict[str, bytes], trust: dict[str, bytes]) -> dict[str, Any]:
         due = {"commitment": tagged("doublei/commitment/v1", *hashed).hex(), "root_commitment": root}
         due |= {"family_commitments": leaves, "design": design}
         need(due == record and due["commitment"] == owner["commitment"], "not the committed parts")
-        need(opened["owner_id"] == doc["claimant"] and family == plan["family"], "another owner or family")
+        need(opened["owner_id"] == doc["claimant"], "another owner committed to the key")
         marks = draw_marks(secret, opened, banks) if drawn else opened["marks"]
     with step("questions", "every question has the words that key, plan and nonces give"):
-        need(plan["mode"] in ("fixed", "sequential") and 1 <= plan["probes_per_cue"] <= 3, "an odd plan")
-        need(len(set(plan["marks"])) == len(plan["marks"]) and min(plan["marks"]) >= 0, "a mark twice")
+        known = plan["mode"] in ("fixed", "sequential") and 1 <= plan["probes_per_cue"] <= 3
+        need(known and len({*plan["marks"]}) == len(plan["marks"]) and min(plan["marks"]) >= 0, "an odd plan")
         if suspect["api"] not in ("chat", "completions") or "template" in suspect:
             raise Unchecked("the wire format of this suspect is beyond this file")
-        asked = draw_questions(secret, seed, plan, marks, banks)
-        bodies = [request(suspect, asking, item["prompt"]) for item in asked]
+        drawn_questions = draw_questions(secret, seed, plan, marks, banks)
+        bodies = [request(suspect, asking, item["prompt"]) for item in drawn_questions]
         for item in doc["transcript"]:
             fits = 0 <= item["index"] < len(bodies) and item["request"] == bodies[item["index"]]
             need(fits, f"question {item['index']} is not planned, or not in these words")
+        asked = drawn_questions
     with step("sendings", "nothing was asked again but as planned, and marks in their order"):
         group, last = 0, dict[int, Any]()
         for item in doc["transcript"]:
             index, before = item["index"], last.get(item["index"], {"attempt": -1, "outcome": CURABLE[0]})
             again = before["attempt"] + 1 == item["attempt"] <= asking["retries"]
-            fits = again and before["outcome"] in CURABLE and asked[index]["group"] >= group
-            need(fits, f"question {index} was sent again, or out of turn")
+            turn = before["outcome"] in CURABLE and asked[index]["group"] >= group
+            need(again and turn, f"question {index} was sent again, or out of turn")
             group, last[index] = asked[index]["group"], item
     with step("answers", "every text is what its reply says"):
         for item in doc["transcript"]:
-            answered = item["outcome"] == "answered"
+            answered = bool(asked) and item["outcome"] == "answered"
             found = heard(suspect, base64.b64decode(item["body"])) if answered else None
             fits = item.get("text") == found and answered == (found is not None)
             need(fits, f"the text of question {item['index']} is not in its reply")
@@ -458,7 +458,7 @@ def audit(parts: dict[str, bytes], trust: dict[str, bytes]) -> dict[str, Any]:
         need(canonical(statement) == canonical(due), "it says other things")
     for name, found in ALWAYS_OPEN.items():
         steps.append({"number": len(steps) + 1, "name": name, "status": "not_checked", "detail": found})
-    left = {item["status"] for item in steps[:-2]}
+    left = [item["status"] for item in steps[:-2]]
     result = 1 if "failed" in left else 2 if "not_checked" in left else 0
     return {"exit": result, **({} if result == 1 else predicate), "steps": steps}
 
@@ -491,8 +491,8 @@ def main(arguments: list[str] | None = None) -> int:
     lines = ["{number:2} {name:16}{status:13}{detail}".format(**item) for item in report["steps"]]
     words = ("signed by a key that you trust", "a step failed: this proves nothing", "self-consistent only")
     lines += ["", f"{report.get('verdict')}, p = {report.get('p_value_decimal')}: {words[report['exit']]}"]
-    for line in [json.dumps(report, indent=2)] if options.json else lines:
-        print("".join(char if " " <= char <= "~" or char == "\n" else "?" for char in line))
+    text = json.dumps(report, indent=2) if options.json else "\n".join(lines)
+    print("".join(char if " " <= char <= "~" or char == "\n" else "?" for char in text))
     return int(report["exit"])
 
 if __name__ == "__main__":
