@@ -330,3 +330,10 @@ def test_an_owners_word_for_its_salt_does_not_make_a_key_committed(audit: Any) -
     report = check(_sealed(record))
     assert _failed(report) == {"opening"}
     assert not report.consistent
+
+
+@pytest.mark.parametrize("temperature", ["1e9999999", "9" * 100_000, "1e-9999999", "-1e400", "NaN"])
+def test_a_hostile_temperature_does_not_hold_the_check_up(audit: Any, temperature: str) -> None:
+    record = json.loads(audit.data)["document"]
+    _preregister(record, lambda inner: inner["asking"].update(temperature=temperature))
+    assert _failed(check(_sealed(record))) & {"questions"}
