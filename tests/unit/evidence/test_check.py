@@ -190,6 +190,15 @@ def _hotter(record: Record) -> None:
     _preregister(record, lambda inner: inner["asking"].update(temperature="1"))
 
 
+def _own_grade(record: Record) -> None:
+    record["key"]["grade"] = "gold"
+    _preregister(record, lambda inner: inner["key"].update(grade="gold"))
+
+
+def _ask_again_after_answers(record: Record) -> None:
+    _preregister(record, lambda inner: inner["asking"].update(retry_on=["answered"]))
+
+
 def _unread_text(record: Record) -> None:
     item = record["transcript"][0]
     item["outcome"] = "timeout"
@@ -228,6 +237,10 @@ TAMPERINGS: list[tuple[str, Callable[[Record], None], str]] = [
     ("another owner in the opening", _set("opening.owner_id", "org-thief"), "opening"),
     ("another root commitment", _set("opening.root_commitment", "00" * 32), "opening"),
     ("another published design", _set("key.commitment_record.design", {}), "opening"),
+    ("another commitment among the published", _set("key.commitment_record.commitment", "00"), "opening"),
+    ("nothing published", _set("key.commitment_record", {}), "opening"),
+    ("a grade of its own", _own_grade, "opening"),
+    ("another list of what is asked again", _ask_again_after_answers, "binding"),
     ("a pre-registration with another digest", _set("preregistration.sha256", "00" * 32), "preregistration"),
     ("a pre-registration re-spelled", _set("preregistration.text", "{ }"), "preregistration"),
     ("an easier alpha", _easier_alpha, "alpha"),
