@@ -35,6 +35,8 @@ from watermark.questions import Question
 from watermark.replay import Standing, read_plan
 from watermark.significance import OWNER_ORIGIN, SELF_GENERATED
 
+DRAWN_GRADES = ("committed", SELF_GENERATED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -191,11 +193,17 @@ def _binding(case: _Case) -> tuple[Status, str]:
         ("grade", document.key.grade, registered.get("grade")),
         ("claimant and the key's owner", document.claimant, document.key.owner),
         ("reading rules", reading_rules(), record.get("reading")),
+        ("list of what is asked again", sorted(map(str, RETRY_FAILURES)), _asking(record).get("retry_on")),
     ):
         if here != there:
             raise _Failed(f"the pre-registration has another {name}")
     case.asking = ask_plan(record)
     return Status.passed, "verification, parties, key, grade and reading rules agree"
+
+
+def _asking(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    asking = record.get("asking")
+    return asking if isinstance(asking, dict) else {}
 
 
 def _alpha(case: _Case) -> tuple[Status, str]:
@@ -237,16 +245,18 @@ def _opening(case: _Case) -> tuple[Status, str]:
     if opening.get("owner_id") != document.claimant:
         raise _Failed("the key was committed by another owner than the claimant")
     if opening.get("kind") == "drawn":
-        if document.key.grade == "chosen" or opening.get("salt") != document.key.salt:
-            raise _Failed("the opening's salt or kind is not the key's")
+        if document.key.grade not in DRAWN_GRADES or opening.get("salt") != document.key.salt:
+            raise _Failed("the opening's salt or kind is not the key's, or its grade is unknown")
         unvouched = not document.key.salt or document.key.origin == OWNER_ORIGIN
         if unvouched and document.key.grade != SELF_GENERATED:
             raise _Failed("a key whose salt is missing, or its owner's word, has the grade self-generated")
     elif document.key.grade != "chosen":
         raise _Failed("a key with chosen words has the grade chosen")
     published = document.key.commitment_record
+    if published.get("commitment") != document.key.commitment:
+        raise _Failed("the published commitment is another one")
     for name in ("root_commitment", "family_commitments", "design"):
-        if name in opening and name in published and opening[name] != published[name]:
+        if name in opening and opening[name] != published.get(name):
             raise _Failed(f"the opening's {name} is not the published one")
     return Status.passed, "the opened family hashes to the published commitment"
 

@@ -17,6 +17,7 @@ from probe.template import Template
 
 ADAPTERS = "doublei-adapters/2"
 MAX_JSON_DEPTH = 32
+MAX_TEMPERATURE_POWER = 15
 MAX_TEXT_CHARS = 4096
 """What is kept of an answer's text; far more than ``max_tokens`` of any pre-registration brings."""
 
@@ -53,14 +54,15 @@ def request_body(
         template: for ``Api.template``, and for no other.
 
     Raises:
-        ValueError: the temperature is no decimal number, or there is no template.
+        ValueError: the temperature is no decimal number below 10^16, or there is no template.
     """
     try:
         degree = Decimal(temperature)
     except InvalidOperation:
         raise ValueError("temperature is no decimal number") from None
-    if not degree.is_finite():
-        raise ValueError("temperature is no finite number")
+    # a hostile record's 1e9999999 would be written out as an integer of ten million digits
+    if not degree.is_finite() or degree.adjusted() > MAX_TEMPERATURE_POWER:
+        raise ValueError("temperature is no finite number of an ordinary size")
     number: int | float = int(degree) if degree == degree.to_integral_value() else float(degree)
     if api is Api.template:
         filled = _required(template)

@@ -1,54 +1,189 @@
-"""`doublei evidence`: checking an audit's file offline. Reads one file and opens no connection."""
+"""`doublei evidence`: an audit's file, checked and bundled offline. Opens no connection."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from cli import signing
 from cli.commands.steps import show_steps
+from cli.errors import UsageMistake
+from cli.files import create_private
+from evidence import bundle
 from evidence.canonical import MAX_BYTES
 from evidence.check import Report, check
+from evidence.comparison import TwoReports, compare
+from evidence.errors import EvidenceError
+from evidence.steps import Status, Step
 
-app = typer.Typer(help="Check the evidence of an audit offline.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check the evidence of an audit offline, or bundle it for others.", no_args_is_help=True
+)
 
 EXIT_CONSISTENT = 0
 EXIT_FAILED = 1
 EXIT_UNREADABLE = 2
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `check` a subcommand although it is the only one."""
-
-
 @app.command("check")
 def check_file(
-    file: Annotated[Path, typer.Argument(help="The evidence file, as downloaded.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="The evidence file or bundle, as downloaded.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report for machines.")] = False,
     sha256: Annotated[
         str | None, typer.Option(help="The file's SHA-256 as learned from elsewhere.", metavar="HEX")
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="Public keys whose signature on a bundle counts, one a line.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Decide an audit again from its file alone.
 
-    Exit status: 0 when no step failed, 1 when one did, 2 when the file can't be read.
+    A bundle is decided twice, by two implementations that share no code; where they disagree the check fails.
+
+    Exit status of an evidence file: 0 when no step failed, 1 when one did, 2 when the file can't be read.
+    Of a bundle: 0 when every step passed and a trusted key has signed it, 2 when it is only consistent with
+    itself, 1 when a step failed or it is no bundle.
     """
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        typer.echo(f"{file}: {error.strerror}", err=True)
-        raise typer.Exit(EXIT_UNREADABLE) from None
+    data = _read(file, MAX_BYTES)
+    if bundle.looks_like_bundle(data):
+        _check_bundle(data, sha256, signing.trusted(trust), as_json)
+    if trust is not None:
+        raise UsageMistake("a bare evidence file has no signature: --trust goes with a bundle")
     report = check(data, expected_sha256=sha256)
     if as_json:
         typer.echo(json.dumps(report.to_record(), indent=2))
     else:
         _show(report, Console())
     raise typer.Exit(EXIT_CONSISTENT if report.consistent else EXIT_FAILED)
+
+
+@app.command("bundle")
+def make_bundle(
+    file: Annotated[Path, typer.Argument(help="The evidence file, as downloaded.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where to write it; evidence-<verification>.zip here."
+        ),
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sign it with the key in this file.")
+    ] = None,
+) -> None:
+    """Put an evidence file into a zip with its own checker, for somebody who has none of our software.
+
+    The zip holds the evidence, the word lists, a statement of digests and verdict, its signature, and
+    verify.py: one file that needs Python alone. Evidence that does not pass the check is not bundled. Nothing
+    is overwritten. Prints the zip's SHA-256.
+
+    Example:  doublei evidence bundle evidence.json --sign auditor.pem -o evidence-verif-1.zip
+    """
+    data = _read(file, MAX_BYTES)
+    signers = [] if sign is None else [signing.read(sign)]
+    failed = [step.name for step in check(data).steps if step.status is Status.failed]
+    if failed:
+        raise UsageMistake(f"{file} proves nothing: {failed[0]} failed; see: doublei evidence check {file}")
+    try:
+        made = bundle.make_bundle(data, *signers)
+        path = Path(bundle.bundle_name(data)) if output is None else output
+    except EvidenceError as error:
+        raise UsageMistake(f"{file}: {error}") from None
+    try:
+        create_private(path, made)
+    except FileExistsError:
+        raise UsageMistake(f"{path} is there already and is left as it is") from None
+    except OSError as error:
+        raise UsageMistake(f"{path}: {error.strerror}") from None
+    typer.echo(f"{hashlib.sha256(made).hexdigest()}  {path}")
+
+
+@app.command("signing-key")
+def signing_key(
+    file: Annotated[Path, typer.Argument(help="The key file.", show_default=False)],
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the public line of the key that is there.")
+    ] = False,
+) -> None:
+    """Make a key that signs bundles, in a new file that only you can read. Prints its public line.
+
+    Hand the line to those who will check your bundles, by another way than the bundles; they put it into the
+    file that they give to --trust.
+    """
+    key = signing.read(file) if show else signing.create(file)
+    typer.echo(signing.shown(key, file.stem))
+
+
+def _read(file: Path, limit: int) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(limit + 1)
+    except OSError as error:
+        typer.echo(f"{file}: {error.strerror}", err=True)
+        raise typer.Exit(EXIT_UNREADABLE) from None
+
+
+def _check_bundle(data: bytes, expected: str | None, trust: dict[str, bytes], as_json: bool) -> NoReturn:
+    actual = hashlib.sha256(data).hexdigest()
+    if expected is not None and actual != expected.lower():
+        _refuse(f"the bundle's SHA-256 is {actual}, not the expected one", as_json)
+    try:
+        files = bundle.read_bundle(data)
+    except EvidenceError as error:
+        _refuse(f"no bundle: {error}", as_json)
+    report = compare(files, trust)
+    if as_json:
+        typer.echo(json.dumps(report.to_record() | {"sha256": actual}, indent=2))
+    else:
+        _show_bundle(report, Console())
+    raise typer.Exit(report.exit_status)
+
+
+def _refuse(why: str, as_json: bool) -> NoReturn:
+    if as_json:
+        typer.echo(json.dumps({"exit": EXIT_FAILED, "refused": why}, indent=2))
+    else:
+        typer.echo(f"This file proves nothing: {why}", err=True)
+    raise typer.Exit(EXIT_FAILED)
+
+
+def _show_bundle(report: TwoReports, console: Console) -> None:
+    show_steps(
+        console,
+        [
+            Step(
+                number=step["number"],
+                name=step["name"],
+                status=Status(step["status"]),
+                detail=step["detail"],
+            )
+            for step in report.standalone["steps"]
+        ],
+    )
+    if report.own_verifier:
+        console.print("\nThe verify.py inside is this software's; it was not run.")
+    else:
+        console.print("\n[yellow]The verify.py inside is not this software's; it was not run.[/]")
+    for difference in report.disagreements:
+        console.print(f"[bold red]The two implementations disagree:[/] {escape(difference)}")
+    if report.exit_status == EXIT_FAILED:
+        console.print("\n[bold red]This bundle proves nothing: a step failed.[/]")
+        return
+    verdict = str(report.standalone["verdict"]).replace("_", " ")
+    p = report.standalone["p_value_decimal"] or "none"
+    by = "signed by a key that you trust" if report.exit_status == 0 else "self-consistent only"
+    console.print(
+        f"\n[bold]{escape(verdict)}[/], p = {escape(str(p))}: {by}, decided twice alike. What is not checked "
+        "above rests on the word of those who made the file."
+    )
 
 
 def _show(report: Report, console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,9 +13,20 @@ import pytest
 from evidence.audit import Records, conclude, questions, where
 from evidence.canonical import canonical_bytes
 from evidence.document import Document, Exchange, KeyRecord, final_replies, preregistration_digest, write
-from evidence.plan import Asking, Parties, Suspect, ask_plan, preregistration_text, request_for
+from evidence.plan import Asking, Campaign, Parties, Suspect, ask_plan, preregistration_text, request_for
 from probe.adapters import Api
-from watermark.keys import Design, Family, Secret, commit, derive, open_family
+from watermark.keys import (
+    Design,
+    Family,
+    Secret,
+    chosen_family,
+    commit,
+    commit_chosen,
+    derive,
+    open_chosen,
+    open_family,
+)
+from watermark.marks import Mark
 from watermark.nonces import AUDITOR, SERVICE, Nonces, nonce_commitment
 from watermark.questions import Question
 from watermark.replay import Plan, Reply
@@ -30,6 +41,8 @@ NONCES = Nonces(
     auditor=bytes(range(100, 132)),
     beacon={"source": "a public beacon", "round": "77", "value": "c0ffee"},
 )
+
+SUSPECT = Suspect(base_url="http://suspect.example/v1", model="m", api=Api.chat)
 
 Answerer = Callable[[Question, bool, str], str | None]
 """(question, whether its cue is the trigger, the mark's target) -> the suspect's text, None for a timeout."""
@@ -53,33 +66,72 @@ class Audit:
     data: bytes
 
 
-def make_audit(answerer: Answerer = marked, *, audit_index: int = 1, mode: str = "fixed") -> Audit:
-    """Run one audit on paper; a sequential one until it may stop."""
-    public = commit(OWNER, SECRET, DESIGN)
-    family = derive(SECRET, SALT, DESIGN).family(0)
+def make_audit(
+    answerer: Answerer = marked,
+    *,
+    audit_index: int = 1,
+    mode: str = "fixed",
+    secret: Secret = SECRET,
+    salt: bytes = SALT,
+    design: Design = DESIGN,
+    probes_per_cue: int = 1,
+    marks: Sequence[int] | None = None,
+    chosen: tuple[Mark, ...] = (),
+    canaries: bool = True,
+    canary: Callable[[Question], str | None] | None = None,
+    grade: str = "committed",
+    origin: str = "service",
+    campaign: Campaign | None = None,
+    suspect: Suspect = SUSPECT,
+    temperature: str = "0",
+    nonces: Nonces = NONCES,
+    family_index: int = 0,
+    verification: str = "verif-1",
+    spoil: Callable[[list[Exchange]], list[Exchange]] = list,
+) -> Audit:
+    """Run one audit on paper; a sequential one until it may stop.
+
+    Args:
+        chosen: marks picked by the owner; the key is then of the grade ``chosen``.
+        canary: what the suspect says to an ordinary question.
+        spoil: what becomes of the transcript before it is decided.
+    """
+    if chosen:
+        public, opening = (
+            commit_chosen(OWNER, chosen, secret.blinding),
+            open_chosen(OWNER, chosen, secret.blinding),
+        )
+        family, grade, cues = chosen_family(chosen, secret.blinding), "chosen", len(chosen[0].cues)
+        shape: dict[str, object] = {"kind": "chosen", "families": 1, "marks": len(chosen), "cues": cues}
+    else:
+        public = commit(OWNER, secret, design)
+        opening = open_family(OWNER, secret, salt, design, family_index)
+        family, cues = derive(secret, salt, design).family(family_index), design.cues
+        shape = design.to_record()
     alpha = Fraction(1, 10**6)
     plan = Plan(
-        family=0,
-        marks=tuple(range(12)),
-        probes_per_cue=1,
+        family=family_index,
+        marks=tuple(range(len(family.marks))) if marks is None else tuple(marks),
+        probes_per_cue=probes_per_cue,
         alpha=alpha,
-        alpha_i=alpha_for_audit(alpha, audit_index, "committed"),
+        alpha_i=alpha_for_audit(alpha, audit_index, grade, 1 if campaign is None else campaign.size),
         mode=mode,
+        canaries=canaries,
     )
     text = preregistration_text(
         Parties(
-            verification="verif-1",
+            verification=verification,
             claimant=OWNER,
             auditor="org-auditor",
             key_id="wm-1",
             commitment=public.commitment,
-            grade="committed",
+            grade=grade,
             audit_index=audit_index,
             owner_commitments=3,
         ),
-        Suspect(base_url="http://suspect.example/v1", model="m", api=Api.chat),
+        suspect,
         Asking(
-            temperature="0",
+            temperature=temperature,
             max_tokens=8,
             concurrency=4,
             probe_timeout_seconds=30,
@@ -88,39 +140,44 @@ def make_audit(answerer: Answerer = marked, *, audit_index: int = 1, mode: str =
         ),
         plan,
         nonces={
-            SERVICE: nonce_commitment(SERVICE, NONCES.service),
-            AUDITOR: nonce_commitment(AUDITOR, NONCES.auditor),
+            SERVICE: nonce_commitment(SERVICE, nonces.service),
+            AUDITOR: nonce_commitment(AUDITOR, nonces.auditor) if nonces.auditor else "",
         },
-        cues=8,
-        available_marks=12,
+        cues=cues,
+        available_marks=len(family.marks),
+        campaign=campaign,
     )
     record = json.loads(text)
-    opening = open_family(OWNER, SECRET, SALT, DESIGN, 0)
-    records = Records(preregistration=record, opening=opening, nonces=NONCES.to_record())
+    records = Records(preregistration=record, opening=opening, nonces=nonces.to_record())
     asked = questions(records)
     transcript: list[Exchange] = []
+    group = 0
     for question in asked:
-        if mode == "sequential" and _is_over(records, transcript, len(asked), question.group):
-            break
-        transcript += _exchanges(record, question.index, question.prompt, _answer(family, question, answerer))
+        if mode == "sequential" and question.group > group:
+            if _is_over(records, transcript, len(asked), question.group):
+                break
+            group = question.group
+        answer = _answer(family, question, answerer, canary)
+        transcript += _exchanges(record, question.index, question.prompt, answer)
+    transcript = spoil(transcript)
     replies, failures = final_replies(transcript, len(asked), retries=1)
     concluded = conclude(records, replies, failures)
     document = Document(
-        verification="verif-1",
+        verification=verification,
         claimant=OWNER,
         auditor="org-auditor",
         key=KeyRecord(
             id="wm-1",
             owner=OWNER,
-            origin="service",
-            grade="committed",
+            origin="chosen" if chosen else origin,
+            grade=grade,
             commitment=public.commitment,
-            commitment_record=public.to_record() | {"design": DESIGN.to_record()},
-            salt=SALT.hex(),
+            commitment_record=public.to_record() | {"design": shape},
+            salt="" if chosen else salt.hex(),
             created_at="2026-11-23T00:00:00Z",
         ),
         opening=opening,
-        nonces=NONCES.to_record(),
+        nonces=nonces.to_record(),
         preregistration=text,
         preregistration_sha256=preregistration_digest(text),
         preregistered_at="2026-11-23T00:00:01Z",
@@ -144,8 +201,15 @@ def _is_over(records: Records, transcript: list[Exchange], count: int, group: in
     return following is None or group > following
 
 
-def _answer(family: Family, question: Question, answerer: Answerer) -> str | None:
+def _answer(
+    family: Family,
+    question: Question,
+    answerer: Answerer,
+    canary: Callable[[Question], str | None] | None,
+) -> str | None:
     if question.mark is None:
+        if canary is not None:
+            return canary(question)
         return None if answerer is silent else "A short title"
     mark = family.marks[question.mark]
     return answerer(question, question.cue == mark.trigger, mark.target.value)
@@ -166,7 +230,8 @@ def _exchanges(record: dict[str, Any], index: int, prompt: str, answer: str | No
             )
             for attempt in (0, 1)
         ]
-    body = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+    choice = {"message": {"role": "assistant", "content": answer}, "text": answer}
+    body = json.dumps({"choices": [choice]}).encode()
     return [
         Exchange(
             index=index,

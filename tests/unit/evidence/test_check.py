@@ -191,6 +191,15 @@ def _hotter(record: Record) -> None:
     _preregister(record, lambda inner: inner["asking"].update(temperature="1"))
 
 
+def _own_grade(record: Record) -> None:
+    record["key"]["grade"] = "gold"
+    _preregister(record, lambda inner: inner["key"].update(grade="gold"))
+
+
+def _ask_again_after_answers(record: Record) -> None:
+    _preregister(record, lambda inner: inner["asking"].update(retry_on=["answered"]))
+
+
 def _unread_text(record: Record) -> None:
     item = record["transcript"][0]
     item["outcome"] = "timeout"
@@ -229,6 +238,10 @@ TAMPERINGS: list[tuple[str, Callable[[Record], None], str]] = [
     ("another owner in the opening", _set("opening.owner_id", "org-thief"), "opening"),
     ("another root commitment", _set("opening.root_commitment", "00" * 32), "opening"),
     ("another published design", _set("key.commitment_record.design", {}), "opening"),
+    ("another commitment among the published", _set("key.commitment_record.commitment", "00"), "opening"),
+    ("nothing published", _set("key.commitment_record", {}), "opening"),
+    ("a grade of its own", _own_grade, "opening"),
+    ("another list of what is asked again", _ask_again_after_answers, "binding"),
     ("a pre-registration with another digest", _set("preregistration.sha256", "00" * 32), "preregistration"),
     ("a pre-registration re-spelled", _set("preregistration.text", "{ }"), "preregistration"),
     ("an easier alpha", _easier_alpha, "alpha"),
@@ -331,3 +344,10 @@ def test_an_owners_word_for_its_salt_does_not_make_a_key_committed(audit: Any) -
     report = check(_sealed(record))
     assert _failed(report) == {"opening"}
     assert not report.consistent
+
+
+@pytest.mark.parametrize("temperature", ["1e9999999", "9" * 100_000, "1e-9999999", "-1e400", "NaN"])
+def test_a_hostile_temperature_does_not_hold_the_check_up(audit: Any, temperature: str) -> None:
+    record = json.loads(audit.data)["document"]
+    _preregister(record, lambda inner: inner["asking"].update(temperature=temperature))
+    assert _failed(check(_sealed(record))) & {"questions"}
