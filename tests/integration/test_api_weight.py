@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import httpx2
-import psutil
 import pytest
 
 from service.settings import Settings
+from tests.integration.api_process import running_api
 from tests.integration.conftest import Deployment
 
 pytestmark = pytest.mark.integration
@@ -23,33 +18,12 @@ MAX_IDLE_BYTES = 200 * 2**20
 
 
 def test_the_api_is_light(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = psutil.Popen(
-        [sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory", "--port", str(port)],
-        env=os.environ | deployment.process_environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                if httpx2.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200:
-                    break
-            except httpx2.HTTPError:
-                assert process.poll() is None, "the API ended"
-                assert time.monotonic() < deadline, "the API did not answer"
-            time.sleep(0.1)
+    with running_api(deployment) as (_, process):
         spent = process.cpu_times()
         cpu_seconds = spent.user + spent.system
         time.sleep(3)
         idle_bytes = process.memory_info().rss
         mapped = Path(f"/proc/{process.pid}/maps").read_text()
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
     with capsys.disabled():
         print(f"\nAPI: {cpu_seconds:.2f} s of processor time to be ready, {idle_bytes / 2**20:.0f} MiB idle")
     assert cpu_seconds < MAX_CPU_SECONDS

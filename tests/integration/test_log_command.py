@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from service.bootstrap import bootstrap
+from tests.integration.api_process import running_api
 from tests.integration.conftest import Deployment
 from tests.unit.cli.test_audits import Outcome, doublei
 
@@ -26,30 +22,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def api(deployment: Deployment) -> Iterator[str]:
     """The real API process; the value is its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory", "--port", str(port)],
-        env=os.environ | deployment.process_environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                if httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200:
-                    break
-            except httpx2.HTTPError:
-                assert process.poll() is None, "the API ended"
-                assert time.monotonic() < deadline, "the API did not answer"
-            time.sleep(0.1)
+    with running_api(deployment) as (url, _):
         yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 @pytest.fixture
