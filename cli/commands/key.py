@@ -150,7 +150,7 @@ def show(
 
 
 def _facts(key: KeyFile) -> dict[str, object]:
-    following = len(key.audits) + 1
+    following = len(key.numbers) + 1
     return {
         "owner": key.owner,
         "key": key.id,

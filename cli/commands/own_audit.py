@@ -23,7 +23,7 @@ from evidence.document import write
 from evidence.plan import Suspect
 from evidence.planning import PlanRequest
 from probe.adapters import Api
-from probe.address import HostPort, VettedTarget, parse_suspect_url, plain_host, resolve_and_vet
+from probe.address import HostPort, SuspectUrl, VettedTarget, parse_suspect_url, plain_host, resolve_and_vet
 from probe.credential import Credential
 from probe.errors import AddressNotAllowed, NameNotResolved, SuspectUrlError
 from watermark.numerals import decimal_text, fraction_text
@@ -49,6 +49,16 @@ class OwnAudit:
     credential: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An audit whose evidence is on the disk."""
+
+    sitting: Sitting
+    conclusion: Conclusion
+    sha256: str
+    """of the evidence"""
+
+
 def audit_alone(wished: OwnAudit) -> None:
     """Register, ask, decide and write the evidence; or go on where an earlier run stopped.
 
@@ -61,45 +71,80 @@ def audit_alone(wished: OwnAudit) -> None:
     if not wished.model or not wished.model.isprintable():
         raise UsageMistake("--model: give the model's name at the suspect")
     _refuse_output(wished.output)
-    credential = _credential(wished.credential)
-    place = wished.output.with_name(wished.output.name + JOURNAL_SUFFIX)
+    credential = sendable(wished.credential)
+    place = journal_of(wished.output)
     if wished.conclude and not place.exists():
         raise UsageMistake(f"--conclude: there is no unfinished audit in {place}")
-    suspect, target = _suspect(wished)
+    url = suspect_url(wished.endpoint, option="--endpoint")
+    suspect = Suspect(base_url=str(url), model=wished.model, api=wished.api)
+    # Judged before anything is registered: a mistake costs no share of alpha.
+    target = None if wished.conclude else vetted(url, wished.allow, option="--endpoint")
     console = Console(stderr=wished.as_json)
     with AuditJournal(place) as journal:
         resumed = journal.header is not None
         audit = registered(wished.key, journal, suspect, wished.plan)
-        _announce(console, audit, resumed=resumed)
-        with AuditDisplay(console) as display:
-            sitting = Sitting(audit, journal, lambda sitting: display.show(_view(sitting, "running")))
-            if target is not None:
-                sitting.ask(target, credential)
-            _refuse_unfinished(console, sitting, wished)
-            conclusion = sitting.conclusion()
-            display.show(_view(sitting, "succeeded"))
-        data = write(sitting.document(conclusion))
-        _save(wished.output, data)
-        place.unlink()
-    _report(console, sitting, conclusion, wished, sha256(data).hexdigest())
+        ended = sit_through(console, audit, journal, wished.output, target, credential, resumed=resumed)
+    _report(console, ended, wished)
 
 
-def _suspect(wished: OwnAudit) -> tuple[Suspect, VettedTarget | None]:
-    """Who is asked, and where, judged before anything is registered: a mistake costs no share of alpha.
+def journal_of(output: Path) -> Path:
+    """Where an unfinished audit is kept whose evidence will be in ``output``."""
+    return output.with_name(output.name + JOURNAL_SUFFIX)
 
-    Returns no target where nothing is to be asked.
+
+def sit_through(
+    console: Console,
+    audit: Audit,
+    journal: AuditJournal,
+    output: Path,
+    target: VettedTarget | None,
+    credential: Credential | None,
+    *,
+    resumed: bool,
+) -> Ended:
+    """Ask what is left, decide and write the evidence, in place of the journal.
+
+    Args:
+        target: whom to ask; None decides from what is on record.
+
+    Raises:
+        AuditNotFinished, JournalNotWritten, KeyboardInterrupt: as `audit_alone`.
+        UsageMistake: the evidence can't be written; the journal stays.
+    """
+    _announce(console, audit, resumed=resumed)
+    with AuditDisplay(console) as display:
+        sitting = Sitting(audit, journal, lambda sitting: display.show(_view(sitting, "running")))
+        if target is not None:
+            sitting.ask(target, credential)
+            _refuse_unfinished(console, sitting)
+        conclusion = sitting.conclusion()
+        display.show(_view(sitting, "succeeded"))
+    data = write(sitting.document(conclusion))
+    _save(output, data)
+    journal.path.unlink()
+    return Ended(sitting=sitting, conclusion=conclusion, sha256=sha256(data).hexdigest())
+
+
+def suspect_url(text: str, *, option: str) -> SuspectUrl:
+    """Raises `UsageMistake`, naming the option."""
+    try:
+        return parse_suspect_url(text)
+    except SuspectUrlError as error:
+        raise UsageMistake(f"{option}: {error}") from None
+
+
+def vetted(url: SuspectUrl, allow: Sequence[str], *, option: str) -> VettedTarget:
+    """Where a suspect is asked.
+
+    Raises:
+        UsageMistake: its name has no address, or one that may not be asked.
     """
     try:
-        url = parse_suspect_url(wished.endpoint)
-        suspect = Suspect(base_url=str(url), model=wished.model, api=wished.api)
-        allow = frozenset(_host_port(text) for text in wished.allow)
-        return suspect, None if wished.conclude else asyncio.run(resolve_and_vet(url, allow))
-    except SuspectUrlError as error:
-        raise UsageMistake(f"--endpoint: {error}") from None
+        return asyncio.run(resolve_and_vet(url, frozenset(_host_port(text) for text in allow)))
     except NameNotResolved as error:
-        raise UsageMistake(f"--endpoint: {error}; nothing was registered") from None
+        raise UsageMistake(f"{option}: {error}; nothing was registered") from None
     except AddressNotAllowed as error:
-        raise UsageMistake(f"--endpoint: {error}; if it is meant, add: --allow {url.host_port}") from None
+        raise UsageMistake(f"{option}: {error}; if it is meant, add: --allow {url.host_port}") from None
 
 
 def _host_port(text: str) -> HostPort:
@@ -112,7 +157,12 @@ def _host_port(text: str) -> HostPort:
         raise UsageMistake("--allow: give HOST:PORT, such as 127.0.0.1:8000") from None
 
 
-def _credential(token: str | None) -> Credential | None:
+def sendable(token: str | None) -> Credential | None:
+    """A credential as it is sent.
+
+    Raises:
+        UsageMistake: it can't be; it is not shown.
+    """
     try:
         return None if token is None else Credential(token)
     except ValueError as error:
@@ -126,9 +176,7 @@ def _refuse_output(output: Path) -> None:
         raise UsageMistake(f"--output: the folder {output.absolute().parent} does not exist")
 
 
-def _refuse_unfinished(console: Console, sitting: Sitting, wished: OwnAudit) -> None:
-    if wished.conclude:
-        return
+def _refuse_unfinished(console: Console, sitting: Sitting) -> None:
     if sitting.interrupted and sitting.left:
         console.print(
             "stopped; the same command goes on where it was, and asks nothing twice", soft_wrap=True
@@ -162,19 +210,18 @@ def _announce(console: Console, audit: Audit, *, resumed: bool) -> None:
     )
 
 
-def _report(
-    console: Console, sitting: Sitting, conclusion: Conclusion, wished: OwnAudit, digest: str
-) -> None:
-    result = _view(sitting, "succeeded") | {
+def _report(console: Console, ended: Ended, wished: OwnAudit) -> None:
+    conclusion = ended.conclusion
+    result = _view(ended.sitting, "succeeded") | {
         "verdict": conclusion.verdict,
         "reasons": list(conclusion.reasons),
         "result": dict(conclusion.decision),
         "evidence": str(wished.output),
-        "evidence_sha256": digest,
+        "evidence_sha256": ended.sha256,
     }
     show_outcome(console, result)
     for text in (
-        f"  evidence: {wished.output} (sha256 {digest})",
+        f"  evidence: {wished.output} (sha256 {ended.sha256})",
         f"  check it offline: doublei evidence check {wished.output}",
         "  it opens the family that was asked; the key's other families stay secret",
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -94,15 +94,23 @@ class Registered:
     family: int
     registered_at: str
     preregistration_sha256: str
+    campaign: str = ""
+    """of audits that share one number; empty for one that has its own"""
+
+    @property
+    def number(self) -> str:
+        """What its number was spent on."""
+        return self.campaign or self.verification
 
     def to_record(self) -> dict[str, object]:
         """Strings and integers."""
-        return {
+        record: dict[str, object] = {
             "verification": self.verification,
             "family": self.family,
             "registered_at": self.registered_at,
             "preregistration_sha256": self.preregistration_sha256,
         }
+        return record | ({"campaign": self.campaign} if self.campaign else {})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Registered:
@@ -112,6 +120,7 @@ class Registered:
             family=_get(record, "family", int),
             registered_at=_get(record, "registered_at", str),
             preregistration_sha256=_get(record, "preregistration_sha256", str),
+            campaign=_get(record, "campaign", str) if "campaign" in record else "",
         )
 
 
@@ -151,6 +160,11 @@ class KeyFile:
     def families_opened(self) -> tuple[int, ...]:
         """Families that an audit has asked, or was about to: their questions are no secret any more."""
         return tuple(sorted({audit.family for audit in self.audits}))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """What each number of the key was spent on, from 1 on: an audit, or a campaign of several."""
+        return tuple(dict.fromkeys(audit.number for audit in self.audits))
 
     def derived(self) -> Key:
         """All families with their marks."""
@@ -241,9 +255,9 @@ def with_mixed(key: KeyFile, mixed: Mixed) -> KeyFile:
     return replace(key, mixed=(*key.mixed, mixed))
 
 
-def with_audit(key: KeyFile, audit: Registered) -> KeyFile:
-    """The key with one more audit on record."""
-    return replace(key, audits=(*key.audits, audit))
+def with_audits(key: KeyFile, audits: Sequence[Registered]) -> KeyFile:
+    """The key with these audits on record, which share one number if they are several."""
+    return replace(key, audits=(*key.audits, *audits))
 
 
 def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.owner import keyfile
-from cli.owner.record import KeyFile, Registered, with_audit
+from cli.owner.record import KeyFile, Registered, with_audits
 from evidence.canonical import canonical_bytes
 from tests.unit.cli.owner.suspects import OWNER, doublei, new_key, secrets_of
 from watermark.keys import commit
@@ -151,7 +151,7 @@ def test_changes_of_many_at_once_are_all_kept(tmp_path: Path) -> None:
         audit = Registered(
             verification=f"verif-{number}", family=0, registered_at="", preregistration_sha256=""
         )
-        keyfile.update(path, lambda key: with_audit(key, audit))
+        keyfile.update(path, lambda key: with_audits(key, [audit]))
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(12)]
     for thread in threads:
