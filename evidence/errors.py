@@ -39,3 +39,15 @@ class MalformedEntry(EvidenceError):
     """Bytes that are no entry of a log."""
 
     code = "malformed_entry"
+
+
+class ReceiptInvalid(EvidenceError):
+    """A log's receipt that proves nothing: unreadable, not signed by a key that counts, or not following."""
+
+    code = "receipt_invalid"
+
+
+class DisputeInvalid(EvidenceError):
+    """Audits that make up no cross test: of other keys or models than the places say, or not standing."""
+
+    code = "dispute_invalid"

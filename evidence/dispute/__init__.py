@@ -1,0 +1,1 @@
+"""Two owners, two models: what four audits and the order of the commitments support, and what not."""
