@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, evidence, key, lab, log, mix, stack, verify
+from cli.commands import audits, demo, dispute, evidence, key, lab, log, mix, stack, verify
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 stack.register(app)
 demo.register(app)
 verify.register(app)
+dispute.register(app)
 audits.register(app)
 lab.register(app)
 mix.register(app)

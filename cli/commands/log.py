@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli.client import Api, ApiError
-from cli.commands.connection import HomeOption, RoleOption, ServerOption, connect
+from cli.commands.connection import HomeOption, RoleOption, ServerOption, connect, path_part
 from cli.commands.steps import show_steps
 from cli.commands.wording import plain
 from cli.errors import CliError, UsageMistake
-from cli.files import write_private
-from evidence.errors import NoteInvalid
+from cli.files import create_private, write_private
+from evidence.errors import NoteInvalid, ReceiptInvalid
 from evidence.log.audit import LogReport, audit
-from evidence.log.checkpoint import Checkpoint
-from evidence.log.note import MAX_NOTE_BYTES, Kind, Note, PublicKey
+from evidence.log.checkpoint import Checkpoint, opened
+from evidence.log.note import Kind, Note, PublicKey
+from evidence.log.receipt import MAX_RECEIPT_BYTES, Receipt, proven
 
 app = typer.Typer(help="Audit the transparency log, and keep what it signs.", no_args_is_help=True)
 
@@ -67,7 +68,7 @@ def audit_log(
 
     Examples:  doublei log audit --trust log.key --checkpoint monday.note --save tuesday.note
     """
-    given = None if trust is None else _trusted(trust)
+    given = None if trust is None else named_log(trust, option="--trust")
     earlier = None if checkpoint is None else _read(checkpoint, "--checkpoint")
     if save is not None and not save.absolute().parent.is_dir():
         raise UsageMistake(f"--save: the folder {save.absolute().parent} does not exist")
@@ -108,6 +109,64 @@ def save_checkpoint(
         raise LogUnreadable(f"the service gave no checkpoint: {error}") from None
     _write(output, note, "--output")
     print(f"saved {output}: {made.size} entries of {plain(made.origin)}")
+
+
+@app.command("prove")
+def prove(
+    watermark: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of a key at the service.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The receipt.", show_default=False)
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Prove it under this checkpoint or receipt, not the present one."),
+    ] = None,
+    home: HomeOption = None,
+    server: ServerOption = None,
+    role: RoleOption = "owner",
+) -> None:
+    """Write a receipt of a key's commitment: its entry, the record behind it, and the proof that a signed
+    checkpoint covers it. Whoever knows the log's key can check it without a connection.
+
+    Two receipts show which commitment came first if they are of one checkpoint: whoever makes the second one
+    gives the first one's with --checkpoint. Nothing is overwritten.
+
+    Examples:  doublei log prove wm-1 -o mine.receipt   |
+    doublei log prove wm-1 -o mine.receipt --checkpoint theirs.receipt
+    """
+    path = path_part(watermark)
+    given = None if checkpoint is None else _note_in(_read(checkpoint, "--checkpoint"))
+    try:
+        with connect(home, server, role) as service:
+            key = _key_of(service)
+            told = service.get(f"/v1/watermarks/{path}/commitment")
+            note = given or _text(service.download("/v1/log/checkpoint"))
+            size = opened(Note.from_text(note), key).size
+            made = service.get(f"/v1/log/inclusion?index={int(told['index'])}&size={size}")
+        receipt = Receipt(
+            entry=str(told["entry"]),
+            record=dict(told["record"]),
+            index=int(told["index"]),
+            hashes=tuple(str(one) for one in made["hashes"]),
+            checkpoint=note,
+        )
+        found = proven(receipt, [key])
+    except NoteInvalid as error:
+        raise LogUnreadable(f"the log has not signed this checkpoint: {error}") from None
+    except (KeyError, TypeError, ValueError, ReceiptInvalid) as error:
+        raise LogUnreadable(f"the service proves no such entry: {error}") from None
+    try:
+        create_private(output, bytes(receipt))
+    except FileExistsError:
+        raise UsageMistake(f"--output: {output} exists already") from None
+    except OSError as error:
+        raise UsageMistake(f"--output: {output}: {error.strerror}") from None
+    print(
+        f"saved {output}: entry {found.index} of {found.checkpoint.size}, {found.entry.logged_at}; "
+        f"log {plain(found.log.name)}"
+    )
 
 
 @app.command("key")
@@ -173,8 +232,8 @@ def _key_of(service: Api) -> PublicKey:
         raise LogUnreadable(f"the service gave no key: {error}") from None
 
 
-def _trusted(text: str) -> PublicKey:
-    """A key as given, or from the file of that name.
+def named_log(text: str, *, option: str) -> PublicKey:
+    """A log's key as given, or from the file of that name.
 
     Raises:
         UsageMistake: it is neither.
@@ -184,9 +243,17 @@ def _trusted(text: str) -> PublicKey:
     except NoteInvalid:
         pass
     try:
-        return _log_key(_read(Path(text), "--trust"))
+        return _log_key(_read(Path(text), option))
     except NoteInvalid as error:
-        raise UsageMistake(f"--trust: {text}: {error}") from None
+        raise UsageMistake(f"{option}: {text}: {error}") from None
+
+
+def _note_in(text: str) -> str:
+    """A checkpoint, from a note or from a receipt that has one."""
+    try:
+        return Receipt.from_bytes(text.encode(errors="replace")).checkpoint
+    except ReceiptInvalid:
+        return text
 
 
 def _log_key(text: str) -> PublicKey:
@@ -199,7 +266,7 @@ def _log_key(text: str) -> PublicKey:
 def _read(file: Path, option: str) -> str:
     try:
         with file.open("rb") as stream:
-            return _text(stream.read(MAX_NOTE_BYTES + 1))
+            return _text(stream.read(MAX_RECEIPT_BYTES + 1))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no such file"
         raise UsageMistake(f"{option}: {plain(str(file))}: {reason}") from None

@@ -92,6 +92,18 @@ def register(
     return keyfile.update(path, change), tuple(headers)
 
 
+def rehearse(key: KeyFile, suspects: Sequence[Suspect], request: PlanRequest) -> None:
+    """Whether `register` would take these, with several suspects under one number. Spends nothing.
+
+    Raises:
+        UsageMistake: as `register`.
+    """
+    for position, suspect in enumerate(suspects):
+        campaign = Campaign(id="", position=position, size=len(suspects))
+        number, nonce = len(key.numbers) + 1, bytes(NONCE_BYTES)
+        _text(key, number, suspect, request, verification="", nonce=nonce, campaign=campaign)
+
+
 def on_record(key: KeyFile, header: Header, suspect: Suspect, request: PlanRequest, *, place: Path) -> Audit:
     """The audit that a file has on record, if it is this key's and the one that is wished.
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from evidence.audit import RESEARCH
-from evidence.canonical import parse_canonical
+from evidence.canonical import canonical_bytes, digest, parse_canonical
 from evidence.check import check
 from evidence.document import Document
 from evidence.errors import DisputeInvalid
@@ -21,6 +21,8 @@ from watermark.numerals import decimal_text, parse_fraction
 A, B = "A", "B"
 PLACES = ((A, A), (A, B), (B, A), (B, B))
 """Key and model, in the order in which the four files are given."""
+
+DECLARATION_DOMAIN = "doublei/dispute-declaration/v1"
 
 INCONCLUSIVE = "inconclusive"
 DETECTED = "detected"
@@ -83,6 +85,7 @@ class Cell:
     trigger: str
     """target answers at triggers, ``7/32``"""
     reference: str
+    preregistration_sha256: str
     registered_at: str
     started_at: str
     sha256: str
@@ -101,6 +104,7 @@ class Cell:
             "threshold": self.threshold_decimal,
             "trigger_hits": self.trigger,
             "reference_hits": self.reference,
+            "preregistration_sha256": self.preregistration_sha256,
             "registered_at": self.registered_at,
             "started_at": self.started_at,
             "evidence_sha256": self.sha256,
@@ -121,6 +125,16 @@ class CrossTest:
         cells = self.cells.values()
         started = [cell.started_at for cell in cells]
         return max(cell.registered_at for cell in cells) <= min(started)
+
+    @property
+    def declaration(self) -> str:
+        """Digest of the four plans, as it can be published before the first question."""
+        return declaration([self.cells[place].preregistration_sha256 for place in PLACES])
+
+
+def declaration(preregistrations: Sequence[str]) -> str:
+    """Digest of four pre-registrations, from their digests in the order of `PLACES`."""
+    return digest(DECLARATION_DOMAIN, canonical_bytes(list(preregistrations)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +259,7 @@ def _cell(key: str, model: str, file: _File, *, threshold: Fraction, shown: bool
         threshold_decimal=decimal_text(threshold),
         trigger=f"{decision['trigger_hits']}/{decision['trigger_total']}",
         reference=f"{decision['reference_hits']}/{decision['reference_total']}",
+        preregistration_sha256=document.preregistration_sha256,
         registered_at=document.preregistered_at,
         started_at=document.started_at,
         sha256=file.sha256,

@@ -35,6 +35,7 @@ class Judgment:
             "format": FORMAT,
             "parties": {letter: party.to_record() for letter, party in self.test.parties.items()},
             "audits": [self.test.cells[place].to_record() for place in PLACES],
+            "plans_sha256": self.test.declaration,
             "plans_fixed_before_first_question": self.test.declared_first,
             "false_claim_bound": self.false_claim_bound,
             "pattern": self.lineage.pattern.value,

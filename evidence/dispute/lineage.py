@@ -202,8 +202,10 @@ def _hidden(cells: Mapping[tuple[str, str], Cell]) -> list[str]:
                 f"Whether {key}'s mark is in {model}'s model: that audit was inconclusive ({reasons})."
             )
         elif cell.finding is Finding.not_shown and key != model:
+            odd = f" ({', '.join(cell.reasons)})" if cell.reasons else ""
             items.append(
-                f"That {key}'s mark is not in {model}'s model: that it is not shown rests on answers from "
+                f"That {key}'s mark is not in {model}'s model: that it is not shown{odd} rests on "
+                f"answers from "
                 f"{model}'s endpoint, whose host may recognise such questions and hide what the model "
                 "knows. Let somebody neutral serve both models from their weights."
             )

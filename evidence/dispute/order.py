@@ -114,8 +114,9 @@ def _dated(party: Party, receipt: Receipt | None, logs: Sequence[PublicKey]) -> 
         return Dated(claimed_at=claimed, entry=None, fault="no log's receipt was given")
     try:
         entry = proven(receipt, logs)
-        said = (entry.entry.kind, entry.record.get("commitment"), entry.record.get("owner"))
-        if said != (EntryKind.key_commitment.value, party.commitment, party.owner):
+        # the owner's name is in the commitment's hash
+        said = (entry.entry.kind, entry.record.get("commitment"))
+        if said != (EntryKind.key_commitment.value, party.commitment):
             raise ReceiptInvalid(f"entry {entry.index} is not of this commitment")
     except ReceiptInvalid as error:
         return Dated(claimed_at=claimed, entry=None, fault=str(error))
@@ -137,8 +138,7 @@ def _both_logged(first: Proven, second: Proven) -> tuple[Basis, str]:
         )
     return Basis.two_clocks, (
         f"the receipts are of two checkpoints, of {first.checkpoint.size} and {second.checkpoint.size} "
-        f"entries, "
-        "and nothing shows that one continues the other: make both for one checkpoint"
+        "entries, and nothing shows that one continues the other: make both for one checkpoint"
     )
 
 
@@ -150,12 +150,11 @@ def _not_both_logged(dated: Mapping[str, Dated]) -> tuple[Basis, str]:
         if dated[other].claimed_at > dated[letter].at:
             return Basis.conceded, (
                 f"{letter}'s commitment alone is shown to be in a log; {other}'s own file says that it "
-                f"is younger"
+                "is younger"
             )
         return Basis.word, (
             f"{letter}'s commitment was in a log by {dated[letter].at}; {other}'s own file names an "
-            f"earlier time, "
-            "which nothing proves"
+            "earlier time, which nothing proves"
         )
     return Basis.word, (
         "neither commitment is shown to be in a log: both times are the word of those who made the files, "

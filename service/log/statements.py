@@ -132,6 +132,17 @@ def of_subject(subject: str) -> Select[str, int]:
     return select(LogEntry.kind, LogEntry.index).where(LogEntry.subject == subject).order_by(LogEntry.index)
 
 
+def told(subject: str, kind: str) -> Select[int, bytes, str]:
+    """(index, exact bytes, record) of the first entry of a kind about a thing."""
+    return (
+        select(LogEntry.index, LogEntry.entry, LogRecord.record)
+        .join(LogRecord, LogRecord.index == LogEntry.index)
+        .where(LogEntry.subject == subject, LogEntry.kind == kind)
+        .order_by(LogEntry.index)
+        .limit(1)
+    )
+
+
 def same_record(subject: str, kind: str, record: str) -> Select[int]:
     """The entry that already tells of this very record, if there is one."""
     return (

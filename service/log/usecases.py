@@ -7,6 +7,7 @@ if what it tells of was committed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 from evidence.errors import NoteInvalid
 from evidence.log import merkle
 from evidence.log.checkpoint import Checkpoint, opened, sign
-from evidence.log.entry import entry_of
+from evidence.log.entry import EntryKind, entry_of
 from evidence.log.merkle import Node
 from evidence.log.note import Note, Signer
 from service.errors import InvalidRequest, ServiceError
@@ -89,6 +90,24 @@ async def entered(session: AsyncSession, subject: str) -> list[dict[str, Any]]:
     """Kind and index of every entry about a thing. Whose it is was decided before."""
     found = await session.execute(statements.of_subject(subject))
     return [{"kind": row[0], "index": row[1]} for row in found]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One entry, and the record that its leaf is the digest of."""
+
+    index: int
+    entry: str
+    record: Mapping[str, Any]
+
+
+async def told(session: AsyncSession, subject: str, kind: EntryKind) -> Told | None:
+    """The first entry of a kind about a thing, with its record. Whose it is was decided before."""
+    found = (await session.execute(statements.told(subject, kind.value))).one_or_none()
+    if found is None:
+        return None
+    index, entry, record = found
+    return Told(index=index, entry=entry.decode("ascii"), record=json.loads(record))
 
 
 async def entries(session: AsyncSession, *, start: int, limit: int) -> Sequence[bytes]:

@@ -1,0 +1,1 @@
+"""A dispute between two owners: its folder, and its report as a page."""
