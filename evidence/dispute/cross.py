@@ -17,6 +17,7 @@ from evidence.errors import DisputeInvalid
 from evidence.steps import Status
 from watermark.campaign import holm
 from watermark.numerals import decimal_text, parse_fraction
+from watermark.significance import SELF_GENERATED, SELF_GENERATED_TRIES
 
 A, B = "A", "B"
 PLACES = ((A, A), (A, B), (B, A), (B, B))
@@ -52,6 +53,12 @@ class Party:
     """what both audits of the key may spend together"""
     shared: bool
     """whether they share one number of the key, decided by Holm's rule; else each has its own"""
+
+    @property
+    def false_claim_bound(self) -> Fraction:
+        """The chance at most that the key is shown in either model although neither knows it: of a
+        self-generated key after all the secrets that its owner is assumed to have tried."""
+        return self.alpha_i * (SELF_GENERATED_TRIES if self.grade == SELF_GENERATED else 1)
 
     def to_record(self) -> dict[str, object]:
         """For machines."""

@@ -27,7 +27,9 @@ class Judgment:
     @property
     def false_claim_bound(self) -> str:
         """The chance that either key is shown in either model without being in it is at most this."""
-        return decimal_text(sum((party.alpha_i for party in self.test.parties.values()), Fraction(0)))
+        return decimal_text(
+            sum((party.false_claim_bound for party in self.test.parties.values()), Fraction(0))
+        )
 
     def to_record(self) -> dict[str, object]:
         """For machines, and for the page."""
