@@ -208,7 +208,16 @@ def dispute(
     receipts = {letter: _receipt(claim) for letter, claim in claims.items() if claim.receipt is not None}
     console = Console(stderr=as_json)
     if evidence:
-        if given := [*claims[A].given, *claims[B].given]:
+        asking = {
+            "--allow": bool(allow),
+            "--sequential": sequential,
+            "--alpha": alpha is not None,
+            "--marks": marks is not None,
+            "--probes-per-cue": probes_per_cue is not None,
+            "--conclude": conclude,
+        }
+        given = [*claims[A].given, *claims[B].given, *(name for name, is_given in asking.items() if is_given)]
+        if given:
             raise UsageMistake(f"{given[0]} is for asking, and with --evidence nothing is asked")
         if len(evidence) != len(PLACES):
             raise UsageMistake("--evidence: give four files, each key at each model")

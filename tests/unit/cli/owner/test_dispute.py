@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cli.commands.dispute import show
+from cli.dispute.page import html_page
 from cli.owner import keyfile
 from cli.owner.journal import AuditJournal
 from evidence.check import check
@@ -30,7 +34,6 @@ from tests.wire_suspect import WireRequest, WireSuspect, wire_suspect
 TOKENS = {"a": "sk-canary-of-a-77", "b": "sk-canary-of-b-77"}
 LOG = Signer(name="doublei.example/log", kind=Kind.log, seed=bytes(range(32)))
 OTHER_LOG = Signer(name="other.example/log", kind=Kind.log, seed=bytes(range(1, 33)))
-Mix = Callable[["Dispute"], tuple[Behaviour, Behaviour]]
 FILES = [f"key-{key}-at-model-{model}.json" for key in "ab" for model in "ab"]
 
 
@@ -151,9 +154,12 @@ def receipts(
 TRUST = ("--trust-log", str(LOG.public))
 
 
-def test_two_owners_in_one_lineage(dispute: Dispute) -> None:
+def test_two_owners_in_one_lineage(dispute: Dispute, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report names the earlier in the lineage and the earlier commitment, and says what stays open."""
-    outcome = dispute.run(*receipts(dispute, dispute.folder, "a"), *TRUST, "--json")
+    for side, token in TOKENS.items():
+        monkeypatch.setenv(f"TOKEN_{side}", token)
+    tokens = [option for side in "ab" for option in (f"--{side}-suspect-key-env", f"TOKEN_{side}")]
+    outcome = dispute.run(*receipts(dispute, dispute.folder, "a"), *TRUST, *tokens, "--json")
     assert outcome.returncode == 0, outcome.stderr
     told = json.loads(outcome.stdout)
     findings = {(audit["key"], audit["model"]): audit["finding"] for audit in told["audits"]}
@@ -177,6 +183,17 @@ def test_two_owners_in_one_lineage(dispute: Dispute) -> None:
     page = (dispute.folder / "dispute" / "report.html").read_text()
     assert "The earlier commitment is A's, of Alder Ltd." in page
     assert "What this can't decide" in page
+    _secrets_stay_where_they_are(dispute, outcome)
+
+
+def _secrets_stay_where_they_are(dispute: Dispute, outcome: Outcome) -> None:
+    for side, model in dispute.models.items():
+        assert {request.headers["authorization"] for request in model.requests} == {f"Bearer {TOKENS[side]}"}
+    hidden = [*TOKENS.values(), *(secret for key in dispute.keys.values() for secret in secrets_of(key))]
+    folder = dispute.folder / "dispute"
+    written = outcome.said + "".join(path.read_text() for path in folder.iterdir())
+    assert not any(secret in written for secret in hidden)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_the_audits_are_declared_together_and_share_one_number_of_each_key(ended: Dispute) -> None:
@@ -275,27 +292,11 @@ def test_a_receipt_that_proves_nothing_is_named_and_counts_for_nothing(
     assert {order["commitments"][letter]["not_proven_because"] for letter in "AB"} == reasons
 
 
-@pytest.mark.parametrize(
-    ("models", "pattern", "open_question"),
-    [
-        (
-            lambda d: (both(trained(d.keys["a"]), trained(d.keys["b"])),) * 2,
-            "both_in_both",
-            "Without an order of the commitments nothing here points to either",
-        ),
-        (
-            lambda d: (trained(d.keys["a"]), says(lambda prompt: "I would rather not say")),
-            "partial",
-            "that it is not shown (no_judge_answers) rests on answers from B's endpoint",
-        ),
-    ],
-)
-def test_what_a_pattern_leaves_open(dispute: Dispute, models: Mix, pattern: str, open_question: str) -> None:
-    dispute.models["a"].behaviour, dispute.models["b"].behaviour = models(dispute)
-    assert dispute.run().returncode == 0
-    made = report(dispute.folder / "dispute")
-    assert (made["pattern"], made["earlier_in_lineage"]) == (pattern, None)
-    assert open_question in " ".join(made["cannot_decide"])
+@pytest.mark.parametrize("option", [("--a-key", "a.key"), ("--conclude",), ("--allow", "127.0.0.1:1")])
+def test_with_evidence_nothing_is_asked(tmp_path: Path, option: tuple[str, ...]) -> None:
+    outcome = judged([tmp_path / name for name in FILES], tmp_path / "again", *option)
+    assert outcome.returncode == 2
+    assert f"{option[0]} is for asking" in outcome.stderr
 
 
 class Killed(BaseException):
@@ -386,43 +387,18 @@ def test_a_mistake_costs_no_number_of_either_key(dispute: Dispute) -> None:
     assert not any(model.requests for model in dispute.models.values())
 
 
-def test_secrets_stay_where_they_are(dispute: Dispute, monkeypatch: pytest.MonkeyPatch) -> None:
-    for side, token in TOKENS.items():
-        monkeypatch.setenv(f"TOKEN_{side}", token)
-    options = [option for side in "ab" for option in (f"--{side}-suspect-key-env", f"TOKEN_{side}")]
-    outcome = dispute.run(*options, "--json")
-    assert outcome.returncode == 0, outcome.stderr
-    for side, model in dispute.models.items():
-        assert {request.headers["authorization"] for request in model.requests} == {f"Bearer {TOKENS[side]}"}
-    hidden = [*TOKENS.values(), *(secret for key in dispute.keys.values() for secret in secrets_of(key))]
-    folder = dispute.folder / "dispute"
-    written = outcome.said + "".join(path.read_text() for path in folder.iterdir())
-    assert not any(secret in written for secret in hidden)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-
-def test_a_hostile_name_is_text_on_the_page(dispute: Dispute) -> None:
-    dispute.keys["b"] = dispute.folder / "hostile.key"
-    assert doublei("key", "new", dispute.keys["b"], "--owner", "<script>alert(1)</script>").returncode == 0
-    outcome = dispute.run("--b-model", "[red]<b>model")
-    assert outcome.returncode == 0, outcome.stderr
-    page = (dispute.folder / "dispute" / "report.html").read_text()
+def test_a_hostile_name_is_text(ended: Dispute) -> None:
+    record = report(ended.files[0].parent)
+    record["parties"]["A"] |= {"owner": "<script>alert(1)</script>", "model": "[red]<b>model\x1b[31m"}
+    page = html_page(record)
     assert "<script>" not in page
     assert "<b>model" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "[red]<b>model" in outcome.stdout
-
-
-def test_an_unreachable_model_leaves_the_dispute_undecided(dispute: Dispute) -> None:
-    with wire_suspect() as gone:
-        place = gone.host_port
-    options = ["--b-endpoint", f"http://{place}/v1", "--allow", place]
-    assert dispute.run(*options).returncode == 0
-    made = report(dispute.folder / "dispute")
-    assert made["pattern"] == "undecided"
-    assert "Whether A's mark is in B's model: that audit was inconclusive (missing_answers" in " ".join(
-        made["cannot_decide"]
-    )
+    console = Console(file=io.StringIO(), width=200)
+    show(console, record)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[red]<b>model" in said
+    assert "\x1b" not in said + page
 
 
 def test_an_interrupted_dispute_can_be_concluded(dispute: Dispute) -> None:
