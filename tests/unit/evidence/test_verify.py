@@ -23,6 +23,7 @@ from evidence.comparison import compare
 from evidence.document import Exchange
 from evidence.dsse import key_id, public_line, seal
 from evidence.plan import Campaign, Suspect
+from evidence.trust import Trust
 from probe.adapters import Api
 from probe.template import parse_template
 from tests.unit.evidence.conftest import marked, silent
@@ -39,7 +40,9 @@ from tests.unit.evidence.forging import (
     put,
     reply_with,
     reseal,
+    unpublished,
 )
+from tests.unit.evidence.paper_log import SIGNER
 from watermark.keys import Design, Secret
 from watermark.marks import Mark, Paradigm, Target
 from watermark.nonces import Nonces
@@ -48,17 +51,23 @@ from watermark.questions import Question
 SOURCE = Path(verify.__file__)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
-TRUST = {key_id(PUBLIC): PUBLIC}
-OPEN = {"published", "spoken"}
+TRUST = Trust(signers={key_id(PUBLIC): PUBLIC}, logs=(SIGNER.public,))
+NOBODY = Trust()
+OPEN = {"timestamps", "spoken"}
+NOT_PUBLISHED = {"published", "order", "history", "checkpoints", *OPEN}
 
 
-def _failed(files: Files, trust: dict[str, bytes] | None = None) -> set[str]:
-    report = verify.audit(files, trust or {})
+def _audit(files: Files, trust: Trust = NOBODY) -> dict[str, Any]:
+    return verify.audit(files, dict(trust.signers), trust.log_keys)
+
+
+def _failed(files: Files, trust: Trust = NOBODY) -> set[str]:
+    report = _audit(files, trust)
     return {step["name"] for step in report["steps"] if step["status"] == "failed"}
 
 
-def _unchecked(files: Files, trust: dict[str, bytes] | None = None) -> set[str]:
-    report = verify.audit(files, trust or {})
+def _unchecked(files: Files, trust: Trust = NOBODY) -> set[str]:
+    report = _audit(files, trust)
     return {step["name"] for step in report["steps"] if step["status"] == "not_checked"}
 
 
@@ -184,7 +193,7 @@ def test_they_agree_on_audits_that_broke_off(
     audit_of: Any, mode: str, spoil: Callable[[list[Exchange]], list[Exchange]]
 ) -> None:
     audit = audit_of(marked, mode=mode, spoil=spoil)
-    both = compare(files_of(audit.data), {})
+    both = compare(files_of(audit.data), NOBODY)
     assert (both.check.consistent, both.disagreements, both.exit_status) == (True, (), 2)
 
 
@@ -227,8 +236,8 @@ def test_a_preset_is_not_checked_and_never_passed(audit: Any) -> None:
     files = files_of(audit.data, KEY)
     in_document(research)(files)
     in_text(put("key.grade", "research"))(files)
-    assert "failed" not in {step["status"] for step in verify.audit(files, {})["steps"]}
-    assert verify.audit(files, {})["exit"] == 2
+    assert "failed" not in {step["status"] for step in _audit(files)["steps"]}
+    assert _audit(files)["exit"] == 2
     assert {"rule", "opening", "p_value", "verdict"} <= _unchecked(files)
 
 
@@ -436,7 +445,7 @@ def files(audit_of: Any) -> Files:
             return None
         return marked(question, is_trigger, target)
 
-    return files_of(audit_of(once_missing).data, KEY)
+    return unpublished(audit_of(once_missing).data, KEY)
 
 
 def test_each_tampering_fails_in_the_steps_that_are_listed(files: Files) -> None:
@@ -509,15 +518,15 @@ def test_a_sequential_audit_can_not_be_shortened_lengthened_or_reordered(audit_o
 # --- hostile bytes ---
 
 
-@pytest.mark.parametrize("trust", [{}, TRUST], ids=["untrusted", "trusted"])
+@pytest.mark.parametrize("trust", [NOBODY, TRUST], ids=["untrusted", "trusted"])
 def test_flipping_a_bit_anywhere_never_passes_and_never_raises(
-    audit_of: Any, trust: dict[str, bytes]
+    audit_of: Any, trust: Trust
 ) -> None:
     """Every byte of the envelope and the statement, and a sample of all others. Without a trusted key the
     bundle is an unsigned one: a signature of an unknown key says nothing, changed or not."""
     small = audit_of(marked, design=Design(families=2, marks=8, cues=4), canaries=False)
-    honest = files_of(small.data, *([KEY] if trust else []))
-    assert verify.audit(honest, trust)["exit"] == (0 if trust else 2)
+    honest = files_of(small.data, *([KEY] if trust.signers else []))
+    assert _audit(honest, trust)["exit"] == (0 if trust.signers else 2)
     draw = random.Random(5)
     for name in NAMES:
         size = len(honest[name])
@@ -525,7 +534,7 @@ def test_flipping_a_bit_anywhere_never_passes_and_never_raises(
         for place in range(size) if every else draw.sample(range(size), min(150, size)):
             changed = bytearray(honest[name])
             changed[place] ^= 1 << draw.randrange(8)
-            assert verify.audit(honest | {name: bytes(changed)}, trust)["exit"] == 1, (name, place)
+            assert _audit(honest | {name: bytes(changed)}, trust)["exit"] == 1, (name, place)
 
 
 def test_hostile_values_anywhere_never_raise(audit: Any) -> None:
@@ -550,10 +559,10 @@ def test_hostile_values_anywhere_never_raise(audit: Any) -> None:
             (in_document, in_text)[number % 2](mutate)(forged)
         except (TypeError, KeyError, AttributeError):
             continue  # the forger's own tools can't make digests fit around it
-        report = verify.audit(forged, {})
+        report = _audit(forged)
         assert report["exit"] in (1, 2)
         assert report["exit"] == 1 or report["verdict"] == "detected"
-        compare(forged, {})
+        compare(forged, NOBODY)
 
 
 # --- the program ---
@@ -614,7 +623,7 @@ def test_without_cryptography_a_signature_is_not_checked(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ed25519", None)
-    assert verify.audit(files, TRUST)["exit"] == 2
+    assert _audit(files, TRUST)["exit"] == 2
     assert _unchecked(files, TRUST) == OPEN | {"signature"}
 
 
