@@ -100,7 +100,7 @@ def draw_questions(key: bytes, seed: bytes, plan: Any, marks: Any, banks: Any) -
         draws, mark = Draws(hkdf(key, b"", "doublei/carriers/v1"), f"mark-{number}"), marks[number]
         texts: dict[str, None] = {}
         while len(texts) < 3: texts[draws.carrier(banks[4:])] = None
-        form = "{decoration} {judge_question}\n\n{0}: {1}" if "decoration" in mark else "{judge_question} {0}\n\n{1}"
+        form = "{decoration} {judge_question}\n\n{0}: {1}" if mark["paradigm"] == "input" else "{judge_question} {0}\n\n{1}"
         groups.append([])
         for (cue, word), text in itertools.product(enumerate(mark["cues"]), [*texts][: plan["probes_per_cue"]]):
             groups[-1].append({"prompt": form.format(word, text, **mark), "mark": number, "cue": cue, "group": place})
@@ -296,9 +296,8 @@ def audit(parts: dict[str, bytes], trust: dict[str, bytes], logs: dict[str, byte
     with step("shape", "the document has the members of the format"):
         need(sorted(value["document"]) == MEMBERS.split(), "the document has other members")
         for item in value["document"]["transcript"]:
-            need(set(item) <= set(SENDING.split()), "a sending has other members")
+            need({*item} <= {*SENDING.split()} and unbase64(item.get("body", "")) is not None, "a sending has other members")
             need(("body" in item) == (item["outcome"] != "unknown") >= ("answered_at" in item), "odd reply")
-            unbase64(item.get("body", ""))
         doc, owner = value["document"], value["document"]["key"]
     with step("preregistration", "the pre-registered text has the digest beside it"):
         text = doc["preregistration"]["text"].encode()
@@ -490,7 +489,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("" if isinstance(error, SystemExit) else f"this can't be read: {error}", file=sys.stderr)
         return 3 if getattr(error, "code", 3) else 0
     lines = ["{number:2} {name:16}{status:13}{detail}".format(**item) for item in report["steps"]]
-    words = ("signed by a key that you trust", "a step failed: this proves nothing", "self-consistent only")
+    signed = any((one["name"], one["status"]) == ("signature", "passed") for one in report["steps"])
+    partly = "signed by a key that you trust, but a step could not be checked" if signed else "self-consistent only"
+    words = ("signed by a key that you trust", "a step failed: this proves nothing", partly)
     lines += ["", f"{report.get('verdict')}, p = {report.get('p_value_decimal')}: {words[report['exit']]}"]
     text = json.dumps(report, indent=2) if options.json else "\n".join(lines)
     print("".join(char if " " <= char <= "~" or char == "\n" else "?" for char in text))

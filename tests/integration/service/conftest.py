@@ -39,12 +39,15 @@ def settings(postgres_url: str, valkey_url: str, tmp_path: Path) -> Settings:
     kek.write_text(base64.b64encode(os.urandom(32)).decode())
     token.write_text("internal-token")
     log_key.write_text(f"doublei.test/log\n{base64.b64encode(os.urandom(32)).decode()}\n")
+    evidence_key = tmp_path / "evidence-key"
+    evidence_key.write_text(base64.b64encode(os.urandom(32)).decode())
     return Settings(
         DATABASE_URL=SecretStr(postgres_url),
         REDIS_URL=SecretStr(valkey_url),
         DOUBLEI_STORAGE_DIR=tmp_path / "storage",
         DOUBLEI_KEK_FILE=kek,
         DOUBLEI_LOG_KEY_FILE=log_key,
+        DOUBLEI_EVIDENCE_KEY_FILE=evidence_key,
         DOUBLEI_SERVING_URL="http://127.0.0.1:9",
         DOUBLEI_SERVING_TOKEN_FILE=token,
         DOUBLEI_MAX_FILE_BYTES=8 * 1024 * 1024,

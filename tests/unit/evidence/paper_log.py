@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from evidence.bundle import Publishing
+from evidence.bundle import Publishing, make_bundle
 from evidence.canonical import canonical_bytes
 from evidence.document import Document
 from evidence.log import merkle
@@ -155,6 +155,13 @@ class Story:
             commitment_stamp=authority.stamp(text_of(proofs.earlier), commitment or moments[0]),
             verdict_stamp=authority.stamp(text_of(proofs.checkpoint), verdict or moments[1]),
         )
+
+
+def published_bundle(audit: Any, *signers: Any) -> bytes:
+    """The bundle of an audit that is in a log."""
+    return make_bundle(
+        audit.data, *signers, publishing=Publishing(proofs=story(audit.document, audit.data).proofs)
+    )
 
 
 def text_of(note: str) -> str:

@@ -42,7 +42,7 @@ from tests.unit.evidence.forging import (
     reseal,
     unpublished,
 )
-from tests.unit.evidence.paper_log import SIGNER
+from tests.unit.evidence.paper_log import SIGNER, published_bundle
 from watermark.keys import Design, Secret
 from watermark.marks import Mark, Paradigm, Target
 from watermark.nonces import Nonces
@@ -233,7 +233,7 @@ def test_a_preset_is_not_checked_and_never_passed(audit: Any) -> None:
     def research(document: Record) -> None:
         document["key"]["grade"] = "research"
 
-    files = files_of(audit.data, KEY)
+    files = unpublished(audit.data, KEY)
     in_document(research)(files)
     in_text(put("key.grade", "research"))(files)
     assert "failed" not in {step["status"] for step in _audit(files)["steps"]}
@@ -494,7 +494,7 @@ def test_a_signed_statement_of_another_audit_is_none(files: Files, audit: Any) -
 
 def test_a_sequential_audit_can_not_be_shortened_lengthened_or_reordered(audit_of: Any) -> None:
     honest = audit_of(marked, mode="sequential")
-    files = files_of(honest.data)
+    files = unpublished(honest.data)
     assert _failed(files) == set()
     longer = audit_of(marked, mode="fixed")
     replies = {item["index"]: item for item in json.loads(longer.data)["document"]["transcript"]}
@@ -519,9 +519,7 @@ def test_a_sequential_audit_can_not_be_shortened_lengthened_or_reordered(audit_o
 
 
 @pytest.mark.parametrize("trust", [NOBODY, TRUST], ids=["untrusted", "trusted"])
-def test_flipping_a_bit_anywhere_never_passes_and_never_raises(
-    audit_of: Any, trust: Trust
-) -> None:
+def test_flipping_a_bit_anywhere_never_passes_and_never_raises(audit_of: Any, trust: Trust) -> None:
     """Every byte of the envelope and the statement, and a sample of all others. Without a trusted key the
     bundle is an unsigned one: a signature of an unknown key says nothing, changed or not."""
     small = audit_of(marked, design=Design(families=2, marks=8, cues=4), canaries=False)
@@ -573,7 +571,7 @@ def folder(files: Files, tmp_path: Path) -> Path:
     """A bundle that was unpacked, with the keys beside it."""
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    (tmp_path / "keys.txt").write_text(public_line(PUBLIC, "auditor") + "\n")
+    (tmp_path / "keys.txt").write_text(f"{public_line(PUBLIC, 'auditor')}\n{SIGNER.public}\n")
     return tmp_path
 
 
@@ -583,10 +581,11 @@ def _run(*arguments: object) -> int:
 
 def test_exit_states(folder: Path, audit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     keys, zipped = folder / "keys.txt", folder / "bundle.zip"
-    zipped.write_bytes(make_bundle(audit.data, KEY))
-    assert _run(folder, "--trust", keys) == 0
+    zipped.write_bytes(published_bundle(audit, KEY))
     assert _run(zipped, "--trust", keys) == 0
     assert "signed by a key that you trust" in capsys.readouterr().out
+    assert _run(folder, "--trust", keys) == 2
+    assert "a step could not be checked" in capsys.readouterr().out
     assert _run(folder) == 2
     assert "self-consistent only" in capsys.readouterr().out
     assert _run(folder, "--json") == 2
@@ -624,7 +623,7 @@ def test_without_cryptography_a_signature_is_not_checked(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ed25519", None)
     assert _audit(files, TRUST)["exit"] == 2
-    assert _unchecked(files, TRUST) == OPEN | {"signature"}
+    assert _unchecked(files, TRUST) == NOT_PUBLISHED | {"signature"}
 
 
 def test_it_is_short_and_needs_nothing_of_ours() -> None:
@@ -650,7 +649,7 @@ def test_the_default_plan_takes_two_seconds_and_200_megabytes_without_a_network(
     audit = audit_of(marked, probes_per_cue=2)
     assert len(audit.document.transcript) == 12 * 8 * 2 + 16
     bundle, program = tmp_path / "bundle.zip", tmp_path / VERIFIER
-    bundle.write_bytes(make_bundle(audit.data))
+    bundle.write_bytes(published_bundle(audit))
     program.write_bytes(SOURCE.read_bytes())
     alone = ["unshare", "--user", "--net"]
     try:
@@ -674,6 +673,5 @@ def test_the_default_plan_takes_two_seconds_and_200_megabytes_without_a_network(
     )
     report = json.loads(done.stdout)
     assert (done.returncode, report["verdict"], done.stderr) == (2, "detected", b"")
-    assert {step["name"] for step in report["steps"] if step["status"] == "not_checked"} == OPEN | {
-        "signature"
-    }
+    open_steps = {step["name"] for step in report["steps"] if step["status"] == "not_checked"}
+    assert open_steps == OPEN | {"signature", "checkpoints"}
