@@ -98,6 +98,8 @@ def _published(case: _Case) -> str:
     if data == NONE:
         raise _Open(NO_PROOF)
     case.publication = Publication.from_bytes(data)
+    if not case.publication.complete:
+        raise _Failed("a proof is missing: every kind of entry is either proven or said to be absent")
     _, later = case.checkpoints
     case.records = _records(case.given, case.publication)
     for one in case.publication.entries:

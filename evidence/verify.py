@@ -415,8 +415,8 @@ def audit(parts: dict[str, bytes], trust: dict[str, bytes], logs: dict[str, byte
         log = parse(parts["log.json"], "log.json")
         need(log["format"] == "doublei-log-proof/1" and len(log) == 7, "log.json is of another format")
         proven, absent = {one["kind"]: one for one in log["entries"]}, {*log["absent"]}
-        need(sorted([*proven, *absent]) == sorted(KINDS) and len(log["entries"]) == len(proven), "a proof is missing")
         _, origin, tree, top, _ = read_note(log["checkpoint"])
+        need(sorted([*proven, *absent]) == sorted(KINDS) and len(log["entries"]) == len(proven), "a proof is missing")
         due = {"key-commitment": {"key": owner["id"]} | {
                    n: owner[n] for n in ("owner", "origin", "grade", "commitment", "commitment_record")},
                "salt": {"key": owner["id"], "salt": owner["salt"]},

@@ -100,7 +100,7 @@ class Publication:
         """Read the file.
 
         Raises:
-            NotCanonical, PublicationError: it is none, or a kind is missing, unknown, twice or out of place.
+            NotCanonical, PublicationError: it is none. Whether every kind is there is for `complete` to say.
         """
         value = parse_canonical(data)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -116,12 +116,14 @@ class Publication:
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise PublicationError("a member is missing or of another type") from None
-        there = [one.kind for one in made.entries]
-        if sorted([*there, *made.absent]) != sorted(ORDER):
-            raise PublicationError("a proof is missing: each kind is either proven or said to be absent")
         if made.to_bytes() != data:
             raise PublicationError("log proofs, but not as this format writes them")
         return made
+
+    @property
+    def complete(self) -> bool:
+        """Whether each kind is there once, or said to be absent."""
+        return sorted([*(one.kind for one in self.entries), *self.absent]) == sorted(ORDER)
 
     def entry(self, kind: EntryKind) -> Proven | None:
         """The proof of a kind, unless it is absent."""

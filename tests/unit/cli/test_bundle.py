@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.commands.evidence import app
+from cli import signing
 from cli.errors import UsageMistake
 from tests.unit.evidence.conftest import make_audit
+from tests.unit.evidence.paper_log import SIGNER, published_bundle
 
 RUNNER = CliRunner()
 
@@ -37,9 +39,10 @@ def _refused(*arguments: object) -> str:
 
 
 def _signed(evidence: Path, folder: Path) -> tuple[Path, Path]:
+    """A bundle as a service gives it, in its log, and what is to be trusted."""
     key, keys, bundle = folder / "auditor.pem", folder / "keys.txt", folder / "bundle.zip"
-    keys.write_text(_invoke("signing-key", key))
-    _invoke("bundle", evidence, "-o", bundle, "--sign", key)
+    keys.write_text(f"{_invoke('signing-key', key)}{SIGNER.public}\n")
+    bundle.write_bytes(published_bundle(make_audit(), signing.read(key)))
     return bundle, keys
 
 
@@ -69,6 +72,10 @@ def test_a_signed_bundle_passes_with_the_trusted_key_alone(evidence: Path, tmp_p
     bundle, keys = _signed(evidence, tmp_path)
     assert "signed by a key that you trust" in _invoke("check", bundle, "--trust", keys).replace("\n", " ")
     assert "self-consistent only" in _invoke("check", bundle, status=2).replace("\n", " ")
+    own = tmp_path / "own.zip"
+    _invoke("bundle", evidence, "-o", own, "--sign", tmp_path / "auditor.pem")
+    unlogged = _invoke("check", own, "--trust", keys, status=2).replace("\n", " ")
+    assert "but a step could not be checked" in unlogged
     other = tmp_path / "other.txt"
     other.write_text(_invoke("signing-key", tmp_path / "other.pem"))
     assert "proves nothing" in _invoke("check", bundle, "--trust", other, status=1)
