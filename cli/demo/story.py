@@ -186,8 +186,8 @@ class Story:
         return str(self._owner.post("/v1/api_keys", {"role": "inference", "name": "demo audit"})["key"])
 
     def check_offline(self, verification: str, folder: Path) -> int:
-        """The audit's bundle, checked as a stranger does: verify.py alone, in a Python of its own that sees none
-        of our packages, with the keys of the service as they were asked for. Returns how many steps passed.
+        """The audit's bundle, checked as a stranger does: by verify.py alone, in a process of its own, with
+        the keys as the service said them. Returns how many steps passed.
 
         Raises:
             DemoFailed: a step failed, or one that has to pass could not be checked.
@@ -204,8 +204,8 @@ class Story:
         passed = [step["name"] for step in steps if step["status"] == "passed"]
         left = ", ".join(step["name"] for step in steps if step["status"] != "passed")
         self._tell.step(
-            f"a stranger checks the bundle offline with verify.py: {len(passed)} of {len(steps)} steps passed, "
-            f"published in the log among them; not checkable: {left}",
+            f"a stranger checks the bundle offline with verify.py: {len(passed)} of {len(steps)} steps "
+            f"passed, publication in the log among them; left open: {left}",
             bundle.name,
         )
         return len(passed)

@@ -28,9 +28,6 @@ def upgrade() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
-        sa.ForeignKeyConstraint(
-            ["size"], ["log_checkpoints.size"], name=op.f("fk_log_timestamps_size_log_checkpoints")
-        ),
         sa.PrimaryKeyConstraint("size", name=op.f("pk_log_timestamps")),
     )
     # As in 0001, ALWAYS: session_replication_role does not switch it off.

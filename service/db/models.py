@@ -442,7 +442,8 @@ class LogTimestamp(Base):
     """A timestamp authority's stamp on a checkpoint's text. INSERT-only."""
 
     __tablename__ = "log_timestamps"
-    size: Mapped[int] = mapped_column(BigInteger, ForeignKey("log_checkpoints.size"), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """of the checkpoint; what was stamped is its text, so nothing else has to tie the two together"""
     authority: Mapped[str]
     """the address that was asked"""
     reply: Mapped[bytes] = mapped_column(LargeBinary)

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from service import stamping
 from service.app import create_app
 from service.bootstrap import bootstrap
 from service.settings import Settings
@@ -55,8 +56,9 @@ def settings(postgres_url: str, valkey_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, started."""
+async def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
+    """The application, started. Checkpoints are signed when a test asks for one, and not by themselves."""
+    monkeypatch.setattr(stamping, "PASS_SECONDS", 3600.0)
     application = create_app(settings)
     async with application.router.lifespan_context(application):
         yield application

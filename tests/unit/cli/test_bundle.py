@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.commands.evidence import app
 from cli import signing
+from cli.commands.evidence import app
 from cli.errors import UsageMistake
 from tests.unit.evidence.conftest import make_audit
 from tests.unit.evidence.paper_log import SIGNER, published_bundle
