@@ -155,11 +155,12 @@ def test_one_checkpoint_may_cover_commitment_and_verdict(told: Told) -> None:
 def test_cosignatures_on_a_checkpoint_are_passed_over(told: Told) -> None:
     witness = Signer(name="witness.example", kind=Kind.witness, seed=bytes(32))
     proofs = told.story.proofs
-    cosigned = {
-        name: f"{note}{witness.sign(text_of(note), time=1)}\n"
-        for name, note in (("earlier", proofs.earlier), ("checkpoint", proofs.checkpoint))
-    }
-    assert told.failed(Publishing(proofs=replace(proofs, **cosigned))) == set()
+    proofs = replace(
+        proofs,
+        earlier=f"{proofs.earlier}{witness.sign(text_of(proofs.earlier), time=1)}\n",
+        checkpoint=f"{proofs.checkpoint}{witness.sign(text_of(proofs.checkpoint), time=1)}\n",
+    )
+    assert told.failed(Publishing(proofs=proofs)) == set()
 
 
 # --- lies ---
@@ -356,7 +357,12 @@ def test_a_proof_that_is_dropped_and_said_to_be_absent_never_passes(told: Told, 
 
 
 def _stamps(change: Callable[[Told, Publishing], dict[str, bytes]]) -> Lie:
-    return lambda told, honest: replace(honest, **change(told, honest))
+    def lie(told: Told, honest: Publishing) -> Publishing:
+        given = {"commitment_stamp": honest.commitment_stamp, "verdict_stamp": honest.verdict_stamp}
+        given |= change(told, honest)
+        return Publishing(proofs=honest.proofs, **given)
+
+    return lie
 
 
 def _moment(told: Told, kind: EntryKind) -> datetime:
