@@ -27,7 +27,7 @@ from evidence.bundle import (
     read_bundle,
 )
 from evidence.comparison import PUBLISHED, compare
-from evidence.dsse import key_id, public_line
+from evidence.dsse import TrustError, key_id, public_line
 from evidence.errors import EvidenceError
 from evidence.log.entry import EntryKind
 from evidence.log.note import Kind, Signer
@@ -36,7 +36,7 @@ from evidence.published import Published, check_published
 from evidence.steps import Status
 from evidence.timestamps import TimestampInvalid, stamped_at
 from evidence.timestamps import verify as verify_stamp
-from evidence.trust import Trust, TrustError, parse_trust
+from evidence.trust import Trust, parse_trust
 from tests.timestamp_authority import REFUSAL, Authority
 from tests.unit.evidence.paper_log import FOREIGN, SIGNER, PaperLog, Story, story, text_of
 from watermark.keys import Design
