@@ -520,7 +520,7 @@ def test_a_sequential_audit_can_not_be_shortened_lengthened_or_reordered(audit_o
 
 @pytest.mark.parametrize("trust", [NOBODY, TRUST], ids=["untrusted", "trusted"])
 def test_flipping_a_bit_anywhere_never_passes_and_never_raises(audit_of: Any, trust: Trust) -> None:
-    """Every third byte of the envelope and the statement, and a sample of all others. Without a trusted key the
+    """Every third byte of envelope and statement, and a sample of all others. Without a trusted key the
     bundle is an unsigned one: a signature of an unknown key says nothing, changed or not."""
     small = audit_of(marked, design=Design(families=2, marks=8, cues=4), canaries=False)
     honest = files_of(small.data, *([KEY] if trust.signers else []))
