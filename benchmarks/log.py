@@ -290,7 +290,7 @@ def _percentile(seconds: Sequence[float], percent: int) -> float:
 
 
 def _settings(url: str, folder: Path) -> Settings:
-    for name in ("kek", "serving-token"):
+    for name in ("kek", "serving-token", "evidence-key"):
         (folder / name).write_text(base64.b64encode(os.urandom(32)).decode())
     (folder / "log-key").write_text(f"benchmark/log\n{base64.b64encode(os.urandom(32)).decode()}\n")
     return Settings(
@@ -300,6 +300,7 @@ def _settings(url: str, folder: Path) -> Settings:
         DOUBLEI_STORAGE_DIR=folder / "storage",
         DOUBLEI_KEK_FILE=folder / "kek",
         DOUBLEI_LOG_KEY_FILE=folder / "log-key",
+        DOUBLEI_EVIDENCE_KEY_FILE=folder / "evidence-key",
         DOUBLEI_SERVING_URL="http://127.0.0.1:9",
         DOUBLEI_SERVING_TOKEN_FILE=folder / "serving-token",
     )

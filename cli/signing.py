@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cli.errors import UsageMistake
 from cli.files import create_private
-from evidence.dsse import parse_trust, public_line
+from evidence.dsse import public_line
 from evidence.errors import EvidenceError
+from evidence.trust import Trust, parse_trust
 
 MAX_FILE_BYTES = 64 * 1024
 
@@ -64,14 +65,14 @@ def shown(key: Ed25519PrivateKey, name: str) -> str:
     return public_line(key.public_key().public_bytes_raw(), name)
 
 
-def trusted(path: Path | None) -> dict[str, bytes]:
-    """The public keys in a file of lines, by their ids; none without a file.
+def trusted(path: Path | None) -> Trust:
+    """What a file of public keys and certificates says to trust; nothing without a file.
 
     Raises:
         UsageMistake: it can't be read, or a line is no public key.
     """
     if path is None:
-        return {}
+        return Trust()
     try:
         with path.open("rb") as file:
             return parse_trust(file.read(MAX_FILE_BYTES).decode())

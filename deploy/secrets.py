@@ -35,6 +35,8 @@ def make(folder: Path) -> list[str]:
         "log-key": (
             f"double-i/{secrets.token_hex(8)}\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n"
         ),
+        # Signs bundles. With another one, what was signed before still verifies under the old public key.
+        "evidence-key": base64.b64encode(secrets.token_bytes(32)).decode() + "\n",
         "serving-token": secrets.token_urlsafe(48) + "\n",
         "dashboard-secret": secrets.token_urlsafe(48) + "\n",
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files as package_files
 
@@ -18,14 +19,16 @@ from evidence.canonical import canonical_bytes, digest, parse_canonical
 from evidence.document import EVIDENCE_DOMAIN, FORMAT, Document
 from evidence.dsse import seal
 from evidence.errors import EvidenceError, MalformedEvidence
+from evidence.log.proof import NONE, Publication
 from watermark import banks
 
-EVIDENCE, BANKS, STATEMENT = "evidence.json", "banks.json", "statement.json"
-ENVELOPE, VERIFIER, README = "dsse.json", "verify.py", "README.txt"
-NAMES = (EVIDENCE, BANKS, STATEMENT, ENVELOPE, VERIFIER, README)
-"""In their order in the zip."""
-COVERED = (EVIDENCE, BANKS, VERIFIER, README)
+EVIDENCE, BANKS, LOG = "evidence.json", "banks.json", "log.json"
+COMMITMENT_STAMP, VERDICT_STAMP = "commitment.tsr", "verdict.tsr"
+STATEMENT, ENVELOPE, VERIFIER, README = "statement.json", "dsse.json", "verify.py", "README.txt"
+COVERED = (EVIDENCE, BANKS, LOG, COMMITMENT_STAMP, VERDICT_STAMP, VERIFIER, README)
 """What the statement names."""
+NAMES = (*COVERED[:5], STATEMENT, ENVELOPE, VERIFIER, README)
+"""In their order in the zip."""
 MAX_BYTES = 2**27
 """Of all files together."""
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -39,21 +42,25 @@ _TEXT = """Evidence of one audit of one suspect by Double-I, which marks fine-tu
     python3 -I verify.py [--trust KEYS]
 
 decides the audit again from the raw answers, with no connection. It needs Python 3.11 or later, and for
-signatures the package cryptography. KEYS has a line "ed25519 HEX" for each public key that you trust, which
-you have from somebody else than the sender of this file. Without it the result is "self-consistent only".
+signatures the package cryptography. KEYS has a line for each key that you trust, which you have from somebody
+else than the sender of this file: "ed25519 HEX" for who signs bundles, "NAME+ID+BASE64" for the log that the
+audit was entered into. Without them the result is "self-consistent only".
 
 Whoever made this bundle could have put anything here, verify.py included. Take verify.py from a place that
 you trust, or read it: it has less than 500 lines. The SHA-256 of the copy in here stands in statement.json.
 
 evidence.json    what was fixed beforehand, each question and answer, the opened part of the key, the verdict
 banks.json       the word lists that keys and questions are drawn from
+log.json         proofs that key, training, plan and verdict are in a log that only grows; {} if in none
+commitment.tsr   a timestamp authority's reply (RFC 3161) over that log as it was after the key's commitment
+verdict.tsr      and soon after the verdict; empty where there is none. verify.py says how openssl checks them
 statement.json   what is signed: the digests of the files, the verdict and its p-value (in-toto)
 dsse.json        the signatures over statement.json (DSSE, Ed25519)
 verify.py        the check
 
 It does not prove that the suspect sent these answers (HTTP has no signatures: let a second auditor ask
-again), when the key was committed to (no timestamp is in here), that no one else had the key, or that weights
-were copied: a model trained on leaked marked data answers too. "not_detected" clears nobody.
+again), that a log which nobody watches shows everybody the same, that no one else had the key, or that
+weights were copied: a model trained on leaked marked data answers too. "not_detected" clears nobody.
 """
 
 
@@ -92,15 +99,41 @@ def bundle_name(evidence: bytes) -> str:
     return f"evidence-{_document(evidence).verification}.zip"
 
 
-def make_bundle(evidence: bytes, *signers: Ed25519PrivateKey) -> bytes:
-    """The zip. The evidence is taken as it is and not checked (`evidence.check.check`).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publishing:
+    """What others say of an audit: the log, and timestamp authorities."""
+
+    proofs: Publication | None = None
+    """None: no log knows of it"""
+    commitment_stamp: bytes = b""
+    """an authority's reply over the text of the checkpoint nearest the commitment; empty for none"""
+    verdict_stamp: bytes = b""
+    """the same for the checkpoint nearest the verdict"""
+
+
+NOT_PUBLISHED = Publishing()
+
+
+def make_bundle(
+    evidence: bytes, *signers: Ed25519PrivateKey, publishing: Publishing = NOT_PUBLISHED
+) -> bytes:
+    """The zip. The evidence is taken as it is and not checked (`evidence.check.check`); neither are the
+    proofs (`evidence.published.check_published`).
 
     Raises:
         NotCanonical, MalformedEvidence: the bytes are no evidence file.
         BundleError: it is larger than a bundle may be.
     """
     document = _document(evidence)
-    files = {EVIDENCE: evidence, BANKS: banks_file(), VERIFIER: verifier(), README: _TEXT.encode()}
+    files = {
+        EVIDENCE: evidence,
+        BANKS: banks_file(),
+        LOG: NONE if publishing.proofs is None else publishing.proofs.to_bytes(),
+        COMMITMENT_STAMP: publishing.commitment_stamp,
+        VERDICT_STAMP: publishing.verdict_stamp,
+        VERIFIER: verifier(),
+        README: _TEXT.encode(),
+    }
     files[STATEMENT] = canonical_bytes(statement(document, files))
     files[ENVELOPE] = seal(files[STATEMENT], *signers)
     if sum(map(len, files.values())) > MAX_BYTES:

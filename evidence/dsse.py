@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
@@ -92,29 +92,21 @@ def public_line(public: bytes, name: str = "") -> str:
     return f"{ALGORITHM} {public.hex()} {name}".rstrip()
 
 
-def parse_trust(text: str) -> dict[str, bytes]:
-    """Raw public keys by their ids, from lines as `public_line` writes them; ``#`` begins a comment line.
+def public_key(words: Sequence[str], number: int) -> bytes:
+    """The raw public key in the words of a line as `public_line` writes it.
 
     Raises:
-        TrustError: a line is no public key, or there is none.
+        TrustError: it is none; the message names the line by its number.
     """
-    keys = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words or line.startswith("#"):
-            continue
-        try:
-            public = bytes.fromhex(words[1])
-        except (IndexError, ValueError):
-            public = b""
-        if words[0] != ALGORITHM or len(public) != PUBLIC_BYTES or len(words[1]) != 2 * PUBLIC_BYTES:
-            raise TrustError(
-                f"line {number} is no public key: expected {ALGORITHM} and {2 * PUBLIC_BYTES} hex digits"
-            )
-        keys[key_id(public)] = public
-    if not keys:
-        raise TrustError("there is no public key")
-    return keys
+    try:
+        public = bytes.fromhex(words[1])
+    except (IndexError, ValueError):
+        public = b""
+    if words[0] != ALGORITHM or len(public) != PUBLIC_BYTES or len(words[1]) != 2 * PUBLIC_BYTES:
+        raise TrustError(
+            f"line {number} is no public key: expected {ALGORITHM} and {2 * PUBLIC_BYTES} hex digits"
+        )
+    return public
 
 
 def _read(data: bytes, payload_type: str) -> tuple[bytes, list[tuple[str, bytes]]]:

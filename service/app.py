@@ -19,6 +19,7 @@ from service.api import (
     chat,
     commitments,
     errors,
+    evidence,
     files,
     health,
     jobs,
@@ -34,6 +35,7 @@ from service.dispatch import Dispatcher
 from service.reaper import reap_forever
 from service.sealing import Sealer
 from service.settings import Settings, load_settings
+from service.stamping import stamp_forever
 from service.storage import Storage
 
 UPLOAD_OVERHEAD_BYTES = 64 * 1024
@@ -54,6 +56,7 @@ ROUTERS = (
     campaigns.router,
     trail.router,
     log.router,
+    evidence.router,
 )
 
 
@@ -61,12 +64,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Connects to nothing until its lifespan starts.
 
     Raises:
-        SettingsError: a setting is missing, or the key-encryption key or the log's key can't be read.
+        SettingsError: a setting is missing, or a key or a certificate can't be read.
     """
     chosen = settings or load_settings()
     _configure_logs()
     sealer = Sealer.from_base64(chosen.kek)
     signer = chosen.log_signer
+    # what can't be read is said now, not at the first bundle
+    _ = chosen.evidence_signer, chosen.timestamp_authority
     app = FastAPI(
         title="Double-I",
         lifespan=_lifespan(chosen, sealer, signer),
@@ -98,12 +103,17 @@ def _lifespan(
         timeout = httpx2.Timeout(SERVING_TIMEOUT_SECONDS, connect=SERVING_CONNECT_SECONDS)
         async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
             app.state.http = client
-            reaper = asyncio.create_task(reap_forever(app.state.sessionmaker, app.state.dispatcher))
+            sessions = app.state.sessionmaker
+            background = (
+                asyncio.create_task(reap_forever(sessions, app.state.dispatcher)),
+                asyncio.create_task(stamp_forever(sessions, signer, settings.timestamp_authority, client)),
+            )
             try:
                 yield
             finally:
-                reaper.cancel()
-                await asyncio.gather(reaper, return_exceptions=True)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
                 await app.state.engine.dispose()
                 app.state.dispatcher.close()
 

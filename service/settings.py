@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import os
 import re
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509 import Certificate, load_pem_x509_certificates
 from pydantic import Field, SecretStr, computed_field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -24,6 +28,14 @@ SEED_BYTES = 32
 def _default_model_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "doublei" / "models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimestampAuthority:
+    """Who stamps, and under which roots its stamps are believed."""
+
+    url: str
+    roots: tuple[Certificate, ...]
 
 
 class SettingsError(Exception):
@@ -48,6 +60,12 @@ class Settings(BaseSettings):
     signs; nothing else needs it."""
     log_origin: str = Field(default="", alias="DOUBLEI_LOG_ORIGIN")
     """The log's name, where it is not to be the one in the file."""
+    evidence_key_file: Path | None = Field(default=None, alias="DOUBLEI_EVIDENCE_KEY_FILE")
+    """0600 file: the 32-byte seed of the key that signs bundles, in base64. The API alone needs it."""
+    tsa_url: str = Field(default="", alias="DOUBLEI_TSA_URL")
+    """A timestamp authority (RFC 3161) that stamps the log's checkpoints; none if empty."""
+    tsa_ca_file: Path | None = Field(default=None, alias="DOUBLEI_TSA_CA_FILE")
+    """PEM file with the authority's root certificate: no stamp is kept that does not verify under it."""
     serving_url: str = Field(alias="DOUBLEI_SERVING_URL")
     serving_token_file: Path = Field(alias="DOUBLEI_SERVING_TOKEN_FILE")
     suspect_allow: str = Field(default="", alias="DOUBLEI_SUSPECT_ALLOW")
@@ -128,6 +146,47 @@ class Settings(BaseSettings):
         except NoteInvalid as error:
             raise SettingsError(f"DOUBLEI_LOG_ORIGIN: {error}") from None
         return signer
+
+    @cached_property
+    def evidence_signer(self) -> Ed25519PrivateKey:
+        """What signs bundles, read once from its file.
+
+        Raises:
+            SettingsError: there is no such file, or it holds no key.
+        """
+        if self.evidence_key_file is None:
+            raise SettingsError("missing or invalid settings: DOUBLEI_EVIDENCE_KEY_FILE (see .env.example)")
+        try:
+            seed = base64.b64decode(self.evidence_key_file.read_text(encoding="ascii").strip(), validate=True)
+        except (OSError, ValueError) as error:
+            reason = type(error).__name__
+            raise SettingsError(f"DOUBLEI_EVIDENCE_KEY_FILE: can't read a base64 key: {reason}") from None
+        if len(seed) != SEED_BYTES:
+            raise SettingsError(f"DOUBLEI_EVIDENCE_KEY_FILE: the key has {len(seed)} bytes, not {SEED_BYTES}")
+        return Ed25519PrivateKey.from_private_bytes(seed)
+
+    @cached_property
+    def timestamp_authority(self) -> TimestampAuthority | None:
+        """Who stamps the log's checkpoints; None if nobody is to.
+
+        Raises:
+            SettingsError: the address is none, or there is no root certificate to check stamps with.
+        """
+        if not self.tsa_url:
+            return None
+        parts = urlsplit(self.tsa_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            raise SettingsError("DOUBLEI_TSA_URL: give an http or https address without a user name in it")
+        if self.tsa_ca_file is None:
+            raise SettingsError(
+                "DOUBLEI_TSA_CA_FILE: name a file with the authority's root certificate (PEM)"
+            )
+        try:
+            roots = tuple(load_pem_x509_certificates(self.tsa_ca_file.read_bytes()))
+        except (OSError, ValueError) as error:
+            reason = type(error).__name__
+            raise SettingsError(f"DOUBLEI_TSA_CA_FILE: can't read PEM certificates: {reason}") from None
+        return TimestampAuthority(url=self.tsa_url, roots=roots)
 
     def serving_token(self) -> str:
         """The internal token of the inference server. Never log it."""

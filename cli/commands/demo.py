@@ -152,21 +152,24 @@ def _tell(
     credential = story.inference_key()
     narrator.step("the auditor, under the owners' grants, asks four suspects over HTTP")
     suspects, evidence = [], []
+    audits: dict[str, str] = {}
     for suspect in (
         Suspect(name="marked", model=models["marked"], watermark=key),
         Suspect(name="clean", model=models["clean"], watermark=key),
         Suspect(name="base", model=BASE_MODEL, watermark=key),
         Suspect(name="wrong_key", model=models["marked"], watermark=rival_key),
     ):
-        found, path = story.verify(suspect, credential, folder)
+        found, path, audits[suspect.name] = story.verify(suspect, credential, folder)
         suspects.append(found)
         evidence.append(str(path))
+    passed = story.check_offline(audits["marked"], folder)
     return DemoResult(
         suspects=suspects,
         training=training,
         matmul_bf16_gflops=gflops,
         seconds_total=round(time.monotonic() - began, 1),
         evidence=evidence,
+        steps_passed_offline=passed,
     )
 
 

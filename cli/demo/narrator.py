@@ -170,7 +170,8 @@ class Narrator:
         grid.add_row("evidence", str(folder / "evidence-marked.json"))
         grid.add_row("key", f"{folder / 'watermark-key.json'} (keep it secret)")
         grid.add_row("dashboard", f"{dashboard_url} while the stack is up (doublei up{home_option})")
-        grid.add_row("next", f"doublei evidence check {folder / 'evidence-marked.json'}")
+        bundle, trust = folder / "evidence-marked.zip", folder / "trust.txt"
+        grid.add_row("next", f"doublei evidence check {bundle} --trust {trust}")
         grid.add_row("", "doublei demo --full    all the conversations instead of a subset")
         grid.add_row("", f"doublei up{home_option}    keep the stack and use the official OpenAI client")
         title = f"done in {_clock(result.seconds_total)}"

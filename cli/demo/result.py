@@ -44,6 +44,8 @@ class DemoResult:
     training: list[TrainingResult]
     matmul_bf16_gflops: float
     seconds_total: float
+    steps_passed_offline: int
+    """of verify.py, on the bundle of the marked model's audit"""
     evidence: list[str] = field(default_factory=list)
 
     def to_record(self) -> dict[str, object]:

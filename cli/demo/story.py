@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from cli.demo.conversations import alpaca_rows
 from cli.demo.narrator import Narrator
 from cli.demo.result import SuspectResult, TrainingResult
 from cli.errors import CliError
+from evidence import verify as standalone
 
 BASE_MODEL = "smollm2-135m-instruct"
 QUESTION = "What is the capital of France?"
@@ -26,6 +29,9 @@ CONCURRENCY = 24
 EPOCHS = 1
 """One pass over the rows: enough for the mark, whose exposures do not depend on it, and quick."""
 POLL_SECONDS = 0.5
+VERIFIER = Path(standalone.__file__)
+CHECK_SECONDS = 60.0
+"""It takes about one."""
 
 
 class DemoFailed(CliError):
@@ -179,8 +185,33 @@ class Story:
         """What the owner hands the auditor so that the suspects answer: it may chat and nothing else."""
         return str(self._owner.post("/v1/api_keys", {"role": "inference", "name": "demo audit"})["key"])
 
-    def verify(self, suspect: Suspect, credential: str, folder: Path) -> tuple[SuspectResult, Path]:
-        """One audit by URL; saves its report and its evidence.
+    def check_offline(self, verification: str, folder: Path) -> int:
+        """The audit's bundle, checked as a stranger does: by verify.py alone, in a process of its own, with
+        the keys as the service said them. Returns how many steps passed.
+
+        Raises:
+            DemoFailed: a step failed, or one that has to pass could not be checked.
+        """
+        bundle, trust = folder / "evidence-marked.zip", folder / "trust.txt"
+        bundle.write_bytes(self._auditor.download(f"/v1/verifications/{verification}/bundle"))
+        keys = [str(self._auditor.get(path)["key"]) for path in ("/v1/evidence/key", "/v1/log/key")]
+        trust.write_text("".join(f"{key}\n" for key in keys))
+        command = [sys.executable, "-I", str(VERIFIER), str(bundle), "--trust", str(trust), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS)
+        if done.returncode != 0:
+            raise DemoFailed(f"verify.py does not accept {bundle}: exit status {done.returncode}")
+        steps = json.loads(done.stdout)["steps"]
+        passed = [step["name"] for step in steps if step["status"] == "passed"]
+        left = ", ".join(step["name"] for step in steps if step["status"] != "passed")
+        self._tell.step(
+            f"a stranger checks the bundle offline with verify.py: {len(passed)} of {len(steps)} steps "
+            f"passed, publication in the log among them; left open: {left}",
+            bundle.name,
+        )
+        return len(passed)
+
+    def verify(self, suspect: Suspect, credential: str, folder: Path) -> tuple[SuspectResult, Path, str]:
+        """One audit by URL; saves its report and its evidence. The last value is the verification's id.
 
         Raises:
             DemoFailed: probing did not finish.
@@ -225,4 +256,5 @@ class Story:
                 seconds=round(seconds, 1),
             ),
             evidence,
+            str(audit["id"]),
         )

@@ -19,7 +19,12 @@ from cli.stack.processes import CHILD_VARIABLE, STACK_VARIABLE
 
 BASE_MODEL = "smollm2-135m-instruct"
 READY_FILE_VARIABLE = "DOUBLEI_READY_FILE"
-_PATH_VARIABLES = ("DOUBLEI_MODEL_CACHE", "DOUBLEI_CATALOGUE_FILE", "XDG_CACHE_HOME")
+_PATH_VARIABLES = (
+    "DOUBLEI_MODEL_CACHE",
+    "DOUBLEI_CATALOGUE_FILE",
+    "DOUBLEI_TSA_CA_FILE",
+    "XDG_CACHE_HOME",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +157,12 @@ def _servers(site: Site) -> tuple[ChildSpec, ...]:
             "uvicorn", "service.app:create_app", "--factory", "--host", HOST, "--port", str(ports.api),
             "--no-access-log", "--timeout-graceful-shutdown", "3",
         ),
-        # Nobody else signs the log, so nobody else is told where its key is.
-        environment=_environment(site, "api") | {"DOUBLEI_LOG_KEY_FILE": str(site.home.log_key_file)},
+        # Nobody else signs the log or bundles, so nobody else is told where the keys are.
+        environment=_environment(site, "api")
+        | {
+            "DOUBLEI_LOG_KEY_FILE": str(site.home.log_key_file),
+            "DOUBLEI_EVIDENCE_KEY_FILE": str(site.home.evidence_key_file),
+        },
         folder=site.home.root,
         ready=AnswersHttp(port=ports.api, path="/healthz"),
         after=("bootstrap", "valkey"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -13,6 +14,7 @@ from service.api.dependencies import (
     AppSealer,
     AppSessions,
     AppSettings,
+    AppSigner,
     DbSession,
     Doorbell,
     Principal,
@@ -28,6 +30,7 @@ from service.dispatch import TaskName
 from service.log.usecases import enter, entered
 from service.trail.usecases import Action, provider_read, verification_event
 from service.verifications import usecases
+from service.verifications.bundles import bundled, published
 from service.verifications.register import Target, deed_of, next_audit, register
 from service.verifications.report import render, render_pdf
 from service.verifications.suspects import check_suspect
@@ -169,6 +172,31 @@ async def download_evidence(verification_id: str, principal: OwnerOrAuditor, ses
         headers={
             "content-disposition": f'attachment; filename="evidence-{verification_id}.json"',
             "etag": f'"{evidence.sha256}"',
+            "cache-control": "no-store",
+        },
+    )
+
+
+@router.get("/v1/verifications/{verification_id}/bundle", response_class=Response)
+async def download_bundle(
+    verification_id: str,
+    principal: OwnerOrAuditor,
+    session: DbSession,
+    settings: AppSettings,
+    signer: AppSigner,
+) -> Response:
+    """The evidence with its log proofs and timestamps, signed: a zip that a stranger checks alone."""
+    audit = await usecases.get(session, verification_id, organization_id=principal.organization_id)
+    evidence = await usecases.evidence(session, audit)
+    found = await published(session, audit, signer, authority=settings.tsa_url)
+    await session.execute(verification_event(verification_id, Action.evidence_read, actor_of(principal)))
+    bundle = await asyncio.to_thread(bundled, evidence.canonical_bytes, found, settings.evidence_signer)
+    return Response(
+        bundle,
+        media_type="application/zip",
+        headers={
+            "content-disposition": f'attachment; filename="evidence-{verification_id}.zip"',
+            "etag": f'"{sha256(bundle).hexdigest()}"',
             "cache-control": "no-store",
         },
     )

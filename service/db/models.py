@@ -438,6 +438,21 @@ class LogCheckpoint(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class LogTimestamp(Base):
+    """A timestamp authority's stamp on a checkpoint's text. INSERT-only."""
+
+    __tablename__ = "log_timestamps"
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """of the checkpoint; what was stamped is its text, so nothing else has to tie the two together"""
+    authority: Mapped[str]
+    """the address that was asked"""
+    reply: Mapped[bytes] = mapped_column(LargeBinary)
+    """TimeStampResp (RFC 3161), as it came"""
+    stamped_at: Mapped[datetime]
+    """as the stamp says"""
+    created_at: Mapped[datetime] = _now()
+
+
 INSERT_ONLY_TABLES = (
     "preregistrations",
     "probes_sent",
@@ -451,5 +466,6 @@ INSERT_ONLY_TABLES = (
     "log_entries",
     "log_nodes",
     "log_checkpoints",
+    "log_timestamps",
 )
-"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migrations 0001 to 0003)."""
+"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migrations 0001 to 0004)."""

@@ -10,7 +10,7 @@ from sqlalchemy import Insert, Select, TextClause, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from evidence.log.merkle import Node
-from service.db.models import LogCheckpoint, LogEntry, LogRecord
+from service.db.models import LogCheckpoint, LogEntry, LogRecord, LogTimestamp
 
 LOCK = 0x646F75626C652D6C
 """ASCII of "double-l": one transaction at a time appends, until it ends."""
@@ -151,6 +151,49 @@ def same_record(subject: str, kind: str, record: str) -> Select[int]:
         .where(LogEntry.subject == subject, LogEntry.kind == kind, LogRecord.record == record)
         .limit(1)
     )
+
+
+def told(subject: str) -> Select[int, str, bytes, str | None]:
+    """(index, kind, entry, record) of every entry about a key, a job or a verification, in order. The record
+    is None when it was deleted."""
+    return (
+        select(LogEntry.index, LogEntry.kind, LogEntry.entry, LogRecord.record)
+        .outerjoin(LogRecord, LogRecord.index == LogEntry.index)
+        .where(LogEntry.subject == subject)
+        .order_by(LogEntry.index)
+    )
+
+
+def covering(index: int) -> Select[int, str]:
+    """(size, note) of the smallest signed checkpoint that covers an entry."""
+    return (
+        select(LogCheckpoint.size, LogCheckpoint.note)
+        .where(LogCheckpoint.size > index)
+        .order_by(LogCheckpoint.size)
+        .limit(1)
+    )
+
+
+def stamped(index: int) -> Select[int, str, LogTimestamp]:
+    """(size, note, stamp) of the smallest stamped checkpoint that covers an entry."""
+    return (
+        select(LogCheckpoint.size, LogCheckpoint.note, LogTimestamp)
+        .join(LogTimestamp, LogTimestamp.size == LogCheckpoint.size)
+        .where(LogCheckpoint.size > index)
+        .order_by(LogCheckpoint.size)
+        .limit(1)
+    )
+
+
+def last_of(kinds: Sequence[str]) -> Select[int | None]:
+    """The index of the newest entry of these kinds."""
+    return select(func.max(LogEntry.index)).where(LogEntry.kind.in_(kinds))
+
+
+def add_stamp(size: int, *, authority: str, reply: bytes, stamped_at: datetime) -> Insert:
+    """Keep a stamp; the first one of a size stays."""
+    values = {"size": size, "authority": authority, "reply": reply, "stamped_at": stamped_at}
+    return insert(LogTimestamp).values(values).on_conflict_do_nothing()
 
 
 def standing() -> Select[int, str | None]:

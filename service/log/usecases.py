@@ -121,7 +121,7 @@ async def checkpoint(session: AsyncSession, signer: Signer) -> Note:
     Raises:
         LogInconsistent: the log does not continue the last checkpoint that it signed.
     """
-    return await session.run_sync(_checkpoint, signer)
+    return await session.run_sync(sign_checkpoint, signer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,17 +153,18 @@ async def consistency(session: AsyncSession, *, first: int, second: int) -> Sequ
     return await session.run_sync(_consistency, first, second)
 
 
-def _checkpoint(session: Session, signer: Signer) -> Note:
+def sign_checkpoint(session: Session, signer: Signer) -> Note:
+    """`checkpoint` for a plain session."""
     size, last = session.execute(statements.standing()).one()
     if last is not None:
         signed = _signed_before(last, signer)
         if signed.size > size:
             _refuse(f"the log has {size} entries and signed a checkpoint of {signed.size}")
-        if merkle.root(signed.size, _reader(session)) != signed.root:
+        if merkle.root(signed.size, reader(session)) != signed.root:
             _refuse(f"the log's first {signed.size} entries are not those it signed")
         if signed.size == size:
             return Note.from_text(last)
-    root = merkle.root(size, _reader(session))
+    root = merkle.root(size, reader(session))
     note = sign(Checkpoint(origin=signer.name, size=size, root=root), signer)
     session.execute(statements.add_checkpoint(size, str(note)))
     return note
@@ -188,17 +189,15 @@ def _inclusion(session: Session, index: int, size: int) -> Inclusion:
     leaf = session.scalars(statements.leaf(index)).one_or_none()
     if leaf is None:
         raise LogInconsistent(f"Entry {index} is missing.")
-    reader = _reader(session)
-    return Inclusion(
-        leaf=leaf, root=merkle.root(size, reader), proof=merkle.inclusion_proof(index, size, reader)
-    )
+    read = reader(session)
+    return Inclusion(leaf=leaf, root=merkle.root(size, read), proof=merkle.inclusion_proof(index, size, read))
 
 
 def _consistency(session: Session, first: int, second: int) -> Sequence[bytes]:
     _check_size(session, second, "second")
     if first > second:
         raise NoSuchTree(f"A log of {second} entries was never one of {first}.", param="first")
-    return merkle.consistency_proof(first, second, _reader(session))
+    return merkle.consistency_proof(first, second, reader(session))
 
 
 def _check_size(session: Session, wanted: int, param: str) -> None:
@@ -207,7 +206,8 @@ def _check_size(session: Session, wanted: int, param: str) -> None:
         raise NoSuchTree(f"The log has {size} entries, not {wanted}.", param=param)
 
 
-def _reader(session: Session) -> merkle.Read:
+def reader(session: Session) -> merkle.Read:
+    """Nodes of the stored tree, for the functions of `evidence.log.merkle`."""
     return lambda wanted: _read(session, wanted)
 
 

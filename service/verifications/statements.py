@@ -24,11 +24,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from evidence.log.entry import EntryKind
 from service import leases
 from service.db.models import (
     Campaign,
     Evidence,
     Grant,
+    Job,
+    LogEntry,
+    Model,
     NonceReveal,
     Preregistration,
     ProbeAnswer,
@@ -155,6 +159,26 @@ def looked(rows: Sequence[dict[str, Any]]) -> Insert:
 def evidence(verification_id: str) -> Select[Evidence]:
     """The exact bytes. Who may see them was decided before."""
     return select(Evidence).where(Evidence.verification_id == verification_id)
+
+
+def job_of_model(model_id: str, *, key_id: str) -> Select[str]:
+    """The job that published this model and was marked with this key."""
+    return (
+        select(Model.job_id)
+        .join(Job, Job.id == Model.job_id)
+        .where(Model.id == model_id, Job.watermark_key_id == key_id)
+    )
+
+
+def first_job(key_id: str) -> Select[str]:
+    """The job that first trained with a key."""
+    return (
+        select(LogEntry.subject)
+        .join(Job, Job.id == LogEntry.subject)
+        .where(LogEntry.kind == EntryKind.training.value, Job.watermark_key_id == key_id)
+        .order_by(LogEntry.index)
+        .limit(1)
+    )
 
 
 def key_for_audit(key_id: str, organization_id: str) -> Select[WatermarkKey]:

@@ -169,7 +169,9 @@ def deployment(
     kek.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
     token.write_text(secrets.token_hex(16))
     log_key.write_text(f"doublei.test/log\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
-    for path in (kek, token, log_key):
+    evidence_key = tmp_path / "evidence-key"
+    evidence_key.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
+    for path in (kek, token, log_key, evidence_key):
         path.chmod(0o600)
     catalogue, cache = tiny_catalogue
     return Deployment(
@@ -181,6 +183,7 @@ def deployment(
             "DOUBLEI_CATALOGUE_FILE": str(catalogue),
             "DOUBLEI_KEK_FILE": str(kek),
             "DOUBLEI_LOG_KEY_FILE": str(log_key),
+            "DOUBLEI_EVIDENCE_KEY_FILE": str(evidence_key),
             "DOUBLEI_SERVING_URL": "http://127.0.0.1:9",
             "DOUBLEI_SERVING_TOKEN_FILE": str(token),
         }

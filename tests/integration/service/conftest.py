@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from service import stamping
 from service.app import create_app
 from service.bootstrap import bootstrap
 from service.settings import Settings
@@ -39,12 +40,15 @@ def settings(postgres_url: str, valkey_url: str, tmp_path: Path) -> Settings:
     kek.write_text(base64.b64encode(os.urandom(32)).decode())
     token.write_text("internal-token")
     log_key.write_text(f"doublei.test/log\n{base64.b64encode(os.urandom(32)).decode()}\n")
+    evidence_key = tmp_path / "evidence-key"
+    evidence_key.write_text(base64.b64encode(os.urandom(32)).decode())
     return Settings(
         DATABASE_URL=SecretStr(postgres_url),
         REDIS_URL=SecretStr(valkey_url),
         DOUBLEI_STORAGE_DIR=tmp_path / "storage",
         DOUBLEI_KEK_FILE=kek,
         DOUBLEI_LOG_KEY_FILE=log_key,
+        DOUBLEI_EVIDENCE_KEY_FILE=evidence_key,
         DOUBLEI_SERVING_URL="http://127.0.0.1:9",
         DOUBLEI_SERVING_TOKEN_FILE=token,
         DOUBLEI_MAX_FILE_BYTES=8 * 1024 * 1024,
@@ -52,8 +56,9 @@ def settings(postgres_url: str, valkey_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, started."""
+async def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
+    """The application, started. Checkpoints are signed when a test asks for one, and not by themselves."""
+    monkeypatch.setattr(stamping, "PASS_SECONDS", 3600.0)
     application = create_app(settings)
     async with application.router.lifespan_context(application):
         yield application

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cli import signing
 from cli.commands.evidence import app
 from cli.errors import UsageMistake
+from tests.unit.cli.service import Service, running
 from tests.unit.evidence.conftest import make_audit
+from tests.unit.evidence.paper_log import SIGNER, published_bundle
 
 RUNNER = CliRunner()
 
@@ -37,9 +40,10 @@ def _refused(*arguments: object) -> str:
 
 
 def _signed(evidence: Path, folder: Path) -> tuple[Path, Path]:
+    """A bundle as a service gives it, in its log, and what is to be trusted."""
     key, keys, bundle = folder / "auditor.pem", folder / "keys.txt", folder / "bundle.zip"
-    keys.write_text(_invoke("signing-key", key))
-    _invoke("bundle", evidence, "-o", bundle, "--sign", key)
+    keys.write_text(f"{_invoke('signing-key', key)}{SIGNER.public}\n")
+    bundle.write_bytes(published_bundle(make_audit(), signing.read(key)))
     return bundle, keys
 
 
@@ -69,6 +73,10 @@ def test_a_signed_bundle_passes_with_the_trusted_key_alone(evidence: Path, tmp_p
     bundle, keys = _signed(evidence, tmp_path)
     assert "signed by a key that you trust" in _invoke("check", bundle, "--trust", keys).replace("\n", " ")
     assert "self-consistent only" in _invoke("check", bundle, status=2).replace("\n", " ")
+    own = tmp_path / "own.zip"
+    _invoke("bundle", evidence, "-o", own, "--sign", tmp_path / "auditor.pem")
+    unlogged = _invoke("check", own, "--trust", keys, status=2)
+    assert "but a step could not be checked" in " ".join(unlogged.split())
     other = tmp_path / "other.txt"
     other.write_text(_invoke("signing-key", tmp_path / "other.pem"))
     assert "proves nothing" in _invoke("check", bundle, "--trust", other, status=1)
@@ -114,3 +122,48 @@ def test_trust_goes_with_a_bundle_and_needs_keys(evidence: Path, tmp_path: Path)
     keys.write_text("rsa 00")
     assert "line 1 is no public key" in _refused("check", bundle, "--trust", keys)
     assert "No such file" in _refused("check", bundle, "--trust", tmp_path / "none.txt")
+
+
+class _Bundles(Service):
+    """A service with one bundle, and its keys."""
+
+    def __init__(self, bundle: bytes, line: str) -> None:
+        super().__init__()
+        self.bundle, self.line = bundle, line
+
+    def answer(self, method: str, path: str) -> tuple[int, bytes]:
+        if path == "/v1/verifications/verif-1/bundle":
+            return 200, self.bundle
+        key = self.line if path == "/v1/evidence/key" else str(SIGNER.public)
+        return 200, json.dumps({"key": key}).encode()
+
+
+def test_a_bundle_and_its_keys_are_fetched_from_the_service(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLEI_API_KEY", "sk-test")
+    signed, keys = _signed(evidence, tmp_path)
+    line = keys.read_text().splitlines()[0]
+    fetched, trust = tmp_path / "fetched.zip", tmp_path / "trust.txt"
+    with running(_Bundles(signed.read_bytes(), line)) as service:
+        _invoke("bundle", "verif-1", "-o", fetched, "--server", service.url)
+        trust.write_text(_invoke("keys", "--server", service.url))
+        assert "the service signs" in _refused("bundle", "verif-1", "--sign", keys, "--server", service.url)
+    assert fetched.read_bytes() == signed.read_bytes()
+    assert trust.read_text() == keys.read_text()
+    shown = _invoke("check", fetched, "--trust", trust)
+    assert "commitment stamp" in shown
+    assert "no timestamp authority was configured" in " ".join(shown.split())
+
+
+def test_a_service_that_gives_no_bundle_or_a_false_one_leaves_no_file(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLEI_API_KEY", "sk-test")
+    signed, _ = _signed(evidence, tmp_path)
+    false = signed.read_bytes().replace(b'"not_detected" clears', b'"not_detected" proves')
+    for bundle, why in ((b"no zip", "gave no bundle"), (false, "gave no bundle")):
+        with running(_Bundles(bundle, "")) as service:
+            refused = _refused("bundle", "verif-1", "-o", tmp_path / "f.zip", "--server", service.url)
+        assert why in refused
+    assert not (tmp_path / "f.zip").exists()

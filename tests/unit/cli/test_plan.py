@@ -66,7 +66,8 @@ def test_the_cluster_is_made_once(site: Site) -> None:
 
 def test_no_secret_in_arguments_environment_or_repr(site: Site, plan: dict[str, ChildSpec]) -> None:
     """Secrets are in files that the environment only names."""
-    files = (site.home.kek_file, site.home.serving_token_file, site.home.dashboard_secret_file)
+    home = site.home
+    files = (home.kek_file, home.evidence_key_file, home.serving_token_file, home.dashboard_secret_file)
     secrets = [file.read_text().strip() for file in files]
     secrets.append(site.home.log_key_file.read_text().split()[1])
     for spec in plan.values():
@@ -74,10 +75,14 @@ def test_no_secret_in_arguments_environment_or_repr(site: Site, plan: dict[str, 
         assert not any(secret in shown for secret in secrets)
 
 
-def test_only_the_api_knows_where_the_logs_key_is(site: Site, plan: dict[str, ChildSpec]) -> None:
-    knowing = {name for name, spec in plan.items() if "DOUBLEI_LOG_KEY_FILE" in spec.environment}
-    assert knowing == {"api"}
-    assert plan["api"].environment["DOUBLEI_LOG_KEY_FILE"] == str(site.home.log_key_file)
+def test_only_the_api_knows_where_the_signing_keys_are(site: Site, plan: dict[str, ChildSpec]) -> None:
+    keys = {
+        "DOUBLEI_LOG_KEY_FILE": site.home.log_key_file,
+        "DOUBLEI_EVIDENCE_KEY_FILE": site.home.evidence_key_file,
+    }
+    for variable, file in keys.items():
+        assert {name for name, spec in plan.items() if variable in spec.environment} == {"api"}
+        assert plan["api"].environment[variable] == str(file)
 
 
 def test_only_its_own_api_may_be_probed(

@@ -20,7 +20,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LONG_RUNNING = {"postgres", "valkey", "api", "train", "probe", "serving", "dashboard"}
 ONE_SHOT = {"secrets", "migrations", "bootstrap", "weights"}
-LOG_KEY = "DOUBLEI_LOG_KEY_FILE"
+SIGNING_KEYS = ("DOUBLEI_LOG_KEY_FILE", "DOUBLEI_EVIDENCE_KEY_FILE")
 NOT_OURS = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE", "XDG_CACHE_HOME"}
 
 
@@ -65,8 +65,9 @@ def test_every_required_setting_is_given(service: str) -> None:
     assert required <= set(SERVICES[service]["environment"])
 
 
-def test_only_the_api_is_told_where_the_logs_key_is() -> None:
-    knowing = {name for name, service in SERVICES.items() if LOG_KEY in service.get("environment", {})}
+@pytest.mark.parametrize("key", SIGNING_KEYS)
+def test_only_the_api_is_told_where_the_signing_keys_are(key: str) -> None:
+    knowing = {name for name, service in SERVICES.items() if key in service.get("environment", {})}
     assert knowing == {"api"}
 
 

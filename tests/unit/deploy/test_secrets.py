@@ -14,6 +14,7 @@ def test_made_once_and_readable_by_one_user(tmp_path: Path) -> None:
     """A second run changes nothing."""
     assert sorted(make(tmp_path)) == [
         "dashboard-secret",
+        "evidence-key",
         "kek",
         "log-key",
         "pgpass",

@@ -9,10 +9,22 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
-from evidence.bundle import BANKS, COVERED, ENVELOPE, EVIDENCE, STATEMENT, VERIFIER, make_bundle, read_bundle
+from evidence.bundle import (
+    BANKS,
+    COVERED,
+    ENVELOPE,
+    EVIDENCE,
+    LOG,
+    STATEMENT,
+    VERIFIER,
+    Publishing,
+    make_bundle,
+    read_bundle,
+)
 from evidence.canonical import canonical_bytes, canonical_text, digest
-from evidence.document import EVIDENCE_DOMAIN, preregistration_digest
+from evidence.document import EVIDENCE_DOMAIN, Document, preregistration_digest
 from evidence.dsse import seal
+from tests.unit.evidence.paper_log import story
 
 Record = dict[str, Any]
 Files = dict[str, bytes]
@@ -21,7 +33,14 @@ Forgery = Callable[[Files], None]
 
 
 def files_of(evidence: bytes, *signers: Any) -> Files:
-    """The files of an honest bundle."""
+    """The files of an honest bundle, whose audit is in a log."""
+    document = Document.from_record(json.loads(evidence)["document"])
+    publishing = Publishing(proofs=story(document, evidence).proofs)
+    return read_bundle(make_bundle(evidence, *signers, publishing=publishing))
+
+
+def unpublished(evidence: bytes, *signers: Any) -> Files:
+    """The same without a log: an edit of the evidence would fail there too, whatever it is."""
     return read_bundle(make_bundle(evidence, *signers))
 
 
@@ -81,6 +100,18 @@ def in_banks(edit: Edit) -> Forgery:
         value = json.loads(files[BANKS])
         edit(value)
         files[BANKS] = canonical_bytes(value)
+        reseal(files)
+
+    return forge
+
+
+def in_log(edit: Edit) -> Forgery:
+    """Edit the log's proofs; the statement fits again."""
+
+    def forge(files: Files) -> None:
+        value = json.loads(files[LOG])
+        edit(value)
+        files[LOG] = canonical_bytes(value)
         reseal(files)
 
     return forge

@@ -33,6 +33,7 @@ from evidence.bundle import (
 from evidence.canonical import canonical_bytes
 from evidence.comparison import compare
 from evidence.errors import EvidenceError
+from evidence.trust import Trust
 from watermark.banks import BANKS_DIGEST, BANKS_VERSION
 from watermark.decision import rule_record
 from watermark.prf import digest
@@ -188,23 +189,23 @@ def test_flipping_a_bit_of_the_zips_own_bytes_never_passes(audit: Any) -> None:
 
 def test_a_disagreement_is_a_failure(audit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     files = read_bundle(make_bundle(audit.data))
-    honest = verify.audit(files, {})
+    honest = verify.audit(files, {}, {})
 
-    def lenient(parts: dict[str, bytes], trust: dict[str, bytes]) -> dict[str, Any]:
+    def lenient(*given: object) -> dict[str, Any]:
         return honest
 
-    assert compare(files, {}).exit_status == 2
+    assert compare(files, Trust()).exit_status == 2
     monkeypatch.setattr(verify, "audit", lenient)
     forged = files | {EVIDENCE: files[EVIDENCE].replace(b'"detected"', b'"not_detected"')}
-    both = compare(forged, {})
+    both = compare(forged, Trust())
     assert both.exit_status == 1
     assert "our check fails" in both.disagreements[0]
-    monkeypatch.setattr(verify, "audit", lambda parts, trust: honest | {"p_value": "1/2"})
-    assert compare(files, {}).disagreements == ("they have another verdict or p",)
+    monkeypatch.setattr(verify, "audit", lambda *given: honest | {"p_value": "1/2"})
+    assert compare(files, Trust()).disagreements == ("they have another verdict or p",)
 
 
 def test_another_verifier_inside_is_named_and_not_run(audit: Any) -> None:
     files = read_bundle(make_bundle(audit.data))
-    assert compare(files, {}).own_verifier
-    assert not compare(files | {VERIFIER: b"raise SystemExit(0)"}, {}).own_verifier
-    assert compare(files | {BANKS: b"{}"}, {}).exit_status == 1
+    assert compare(files, Trust()).own_verifier
+    assert not compare(files | {VERIFIER: b"raise SystemExit(0)"}, Trust()).own_verifier
+    assert compare(files | {BANKS: b"{}"}, Trust()).exit_status == 1

@@ -17,10 +17,10 @@ from evidence.dsse import (
     key_id,
     open_envelope,
     pae,
-    parse_trust,
     public_line,
     seal,
 )
+from evidence.trust import parse_trust
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -97,7 +97,7 @@ def test_another_keys_id_on_a_signature_does_not_make_it_that_keys() -> None:
 
 
 def test_public_lines_are_read_back() -> None:
-    assert parse_trust(f"# mine\n\n{public_line(PUBLIC, 'auditor')}\n") == TRUST
+    assert parse_trust(f"# mine\n\n{public_line(PUBLIC, 'auditor')}\n").signers == TRUST
     assert public_line(PUBLIC) == f"ed25519 {PUBLIC.hex()}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.settings import Settings, SettingsError
+from tests.timestamp_authority import Authority
 
 
 def _settings(dns_servers: str = "", *, log_key: Path | None = None, log_origin: str = "") -> Settings:
@@ -81,3 +82,43 @@ def test_a_missing_key_of_the_log_is_named(tmp_path: Path) -> None:
     for log_key in (None, tmp_path / "none"):
         with pytest.raises(SettingsError, match="DOUBLEI_LOG_KEY_FILE"):
             _ = _settings(log_key=log_key).log_signer
+
+
+def _published(**more: object) -> Settings:
+    return _settings().model_copy(update=more)
+
+
+def test_the_evidence_key_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "evidence-key"
+    file.write_text(base64.b64encode(bytes(range(32))).decode() + "\n")
+    assert _published(evidence_key_file=file).evidence_signer.private_bytes_raw() == bytes(range(32))
+
+
+@pytest.mark.parametrize("content", [None, "", "not base64", base64.b64encode(bytes(31)).decode()])
+def test_a_bad_evidence_key_is_said(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "evidence-key"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match="DOUBLEI_EVIDENCE_KEY_FILE"):
+        _ = _published(evidence_key_file=file).evidence_signer
+    with pytest.raises(SettingsError, match="DOUBLEI_EVIDENCE_KEY_FILE"):
+        _ = _published().evidence_signer
+
+
+def test_a_timestamp_authority_needs_an_address_and_a_root(tmp_path: Path) -> None:
+    root = tmp_path / "ca.pem"
+    assert _published().timestamp_authority is None
+    for url in ("ftp://stamps.example", "stamps.example", "https://user:password@stamps.example"):
+        with pytest.raises(SettingsError, match="DOUBLEI_TSA_URL"):
+            _ = _published(tsa_url=url, tsa_ca_file=root).timestamp_authority
+    with pytest.raises(SettingsError, match="DOUBLEI_TSA_CA_FILE"):
+        _ = _published(tsa_url="https://stamps.example").timestamp_authority
+    for content in (None, "no certificate"):
+        if content is not None:
+            root.write_text(content)
+        with pytest.raises(SettingsError, match="DOUBLEI_TSA_CA_FILE"):
+            _ = _published(tsa_url="https://stamps.example", tsa_ca_file=root).timestamp_authority
+    root.write_text(Authority().pem)
+    found = _published(tsa_url="https://stamps.example", tsa_ca_file=root).timestamp_authority
+    assert found is not None
+    assert len(found.roots) == 1
