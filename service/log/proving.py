@@ -142,6 +142,6 @@ def _told(session: Session, subject: str, *kinds: EntryKind) -> dict[EntryKind, 
             entry=Entry.from_bytes(entry),
             record=None if record is None else json.loads(record),
         )
-        for index, kind, entry, record in session.execute(statements.told(subject))
+        for index, kind, entry, record in session.execute(statements.all_told(subject))
         if kind in kinds
     }

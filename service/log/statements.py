@@ -132,7 +132,7 @@ def of_subject(subject: str) -> Select[str, int]:
     return select(LogEntry.kind, LogEntry.index).where(LogEntry.subject == subject).order_by(LogEntry.index)
 
 
-def told(subject: str, kind: str) -> Select[int, bytes, str]:
+def first_told(subject: str, kind: str) -> Select[int, bytes, str]:
     """(index, exact bytes, record) of the first entry of a kind about a thing."""
     return (
         select(LogEntry.index, LogEntry.entry, LogRecord.record)
@@ -153,7 +153,7 @@ def same_record(subject: str, kind: str, record: str) -> Select[int]:
     )
 
 
-def told(subject: str) -> Select[int, str, bytes, str | None]:
+def all_told(subject: str) -> Select[int, str, bytes, str | None]:
     """(index, kind, entry, record) of every entry about a key, a job or a verification, in order. The record
     is None when it was deleted."""
     return (

@@ -103,7 +103,7 @@ class Told:
 
 async def told(session: AsyncSession, subject: str, kind: EntryKind) -> Told | None:
     """The first entry of a kind about a thing, with its record. Whose it is was decided before."""
-    found = (await session.execute(statements.told(subject, kind.value))).one_or_none()
+    found = (await session.execute(statements.first_told(subject, kind.value))).one_or_none()
     if found is None:
         return None
     index, entry, record = found
