@@ -7,12 +7,13 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 
 import httpx2
 import structlog
 from fastapi import FastAPI
 
-from evidence.log.note import Signer
+from evidence.log.note import PublicKey
 from service.api import (
     accounts,
     campaigns,
@@ -26,13 +27,16 @@ from service.api import (
     trail,
     verifications,
     watermarks,
+    witness,
 )
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
+from service.log.cosigning import Cosigners
+from service.log.signers import Signers
 from service.reaper import reap_forever
 from service.sealing import Sealer
-from service.settings import Settings, load_settings
+from service.settings import Settings, Witness, load_settings
 from service.storage import Storage
 
 UPLOAD_OVERHEAD_BYTES = 64 * 1024
@@ -52,6 +56,7 @@ ROUTERS = (
     campaigns.router,
     trail.router,
     log.router,
+    witness.router,
 )
 
 
@@ -59,15 +64,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Connects to nothing until its lifespan starts.
 
     Raises:
-        SettingsError: a setting is missing, or the key-encryption key or the log's key can't be read.
+        SettingsError: a setting is missing, or a file of keys that one names can't be read.
     """
     chosen = settings or load_settings()
     _configure_logs()
-    sealer = Sealer.from_base64(chosen.kek)
-    signer = chosen.log_signer
+    parts = _parts(chosen)
     app = FastAPI(
         title="Double-I",
-        lifespan=_lifespan(chosen, sealer, signer),
+        lifespan=_lifespan(chosen, parts),
         openapi_url="/openapi.json" if chosen.public_docs else None,
         docs_url="/docs" if chosen.public_docs else None,
         redoc_url=None,
@@ -80,14 +84,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _lifespan(
-    settings: Settings, sealer: Sealer, signer: Signer
-) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What is read from files once, so that a mistake in one is told before anything starts."""
+
+    sealer: Sealer
+    signers: Signers
+    witness: Witness | None
+    log_witnesses: tuple[tuple[PublicKey, str], ...]
+
+
+def _parts(settings: Settings) -> _Parts:
+    return _Parts(
+        sealer=Sealer.from_settings(settings),
+        signers=Signers(settings.log_signers),
+        witness=settings.witness(),
+        log_witnesses=settings.log_witnesses(),
+    )
+
+
+def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
-        app.state.sealer = sealer
-        app.state.signer = signer
+        app.state.sealer = parts.sealer
+        app.state.signers = parts.signers
+        app.state.witness = parts.witness
         app.state.storage = Storage(settings.storage_dir)
         app.state.storage.sweep_incoming()
         app.state.dispatcher = Dispatcher(settings.redis_url.get_secret_value())
@@ -96,12 +118,19 @@ def _lifespan(
         timeout = httpx2.Timeout(SERVING_TIMEOUT_SECONDS, connect=SERVING_CONNECT_SECONDS)
         async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
             app.state.http = client
+            app.state.cosigners = Cosigners(
+                app.state.sessionmaker,
+                client,
+                parts.log_witnesses,
+                timeout_seconds=settings.witness_timeout_seconds,
+            )
             reaper = asyncio.create_task(reap_forever(app.state.sessionmaker, app.state.dispatcher))
             try:
                 yield
             finally:
                 reaper.cancel()
                 await asyncio.gather(reaper, return_exceptions=True)
+                await app.state.cosigners.close()
                 await app.state.engine.dispose()
                 app.state.dispatcher.close()
 
