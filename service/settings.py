@@ -6,7 +6,6 @@ import base64
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -48,7 +47,8 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Read from the environment and from ``.env``; nothing here has a secret default."""
 
-    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore")
+    # An empty variable is one that is not set: docker compose passes on what the operator left out.
+    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", env_ignore_empty=True)
 
     database_url: SecretStr = Field(alias="DATABASE_URL")
     """postgresql+psycopg://…; secret because it may carry a password."""
@@ -118,9 +118,9 @@ class Settings(BaseSettings):
                 raise SettingsError(f"DOUBLEI_DNS_SERVERS: {item!r} is not address[:port]") from None
         return tuple(servers)
 
-    @cached_property
+    @property
     def kek(self) -> SecretStr:
-        """The key-encryption keys in base64, a line each, the one that seals first; read once."""
+        """The key-encryption keys in base64, a line each, the one that seals first; read at each call."""
         try:
             text = self.kek_file.read_text(encoding="ascii").strip()
             keys = [base64.b64decode(line, validate=True) for line in text.split()] or [b""]

@@ -67,7 +67,13 @@ def test_secrets_are_private_and_never_replaced(home: Home) -> None:
     """A second start finds the same ones."""
     prepare(home)
     ensure_secrets(home)
-    files = (home.kek_file, home.log_key_file, home.serving_token_file, home.dashboard_secret_file)
+    files = (
+        home.kek_file,
+        home.log_key_file,
+        home.witness_key_file,
+        home.serving_token_file,
+        home.dashboard_secret_file,
+    )
     before = [file.read_text() for file in files]
     ensure_secrets(home)
     assert [file.read_text() for file in files] == before

@@ -68,16 +68,19 @@ def test_no_secret_in_arguments_environment_or_repr(site: Site, plan: dict[str, 
     """Secrets are in files that the environment only names."""
     files = (site.home.kek_file, site.home.serving_token_file, site.home.dashboard_secret_file)
     secrets = [file.read_text().strip() for file in files]
-    secrets.append(site.home.log_key_file.read_text().split()[1])
+    secrets += [file.read_text().split()[1] for file in (site.home.log_key_file, site.home.witness_key_file)]
     for spec in plan.values():
         shown = " ".join((*spec.command, *spec.environment.values(), repr(spec)))
         assert not any(secret in shown for secret in secrets)
 
 
-def test_only_the_api_knows_where_the_logs_key_is(site: Site, plan: dict[str, ChildSpec]) -> None:
-    knowing = {name for name, spec in plan.items() if "DOUBLEI_LOG_KEY_FILE" in spec.environment}
-    assert knowing == {"api"}
-    assert plan["api"].environment["DOUBLEI_LOG_KEY_FILE"] == str(site.home.log_key_file)
+def test_only_the_api_knows_where_the_signing_keys_are(site: Site, plan: dict[str, ChildSpec]) -> None:
+    for variable, file in (
+        ("DOUBLEI_LOG_KEY_FILE", site.home.log_key_file),
+        ("DOUBLEI_WITNESS_KEY_FILE", site.home.witness_key_file),
+    ):
+        assert {name for name, spec in plan.items() if variable in spec.environment} == {"api"}
+        assert plan["api"].environment[variable] == str(file)
 
 
 def test_only_its_own_api_may_be_probed(

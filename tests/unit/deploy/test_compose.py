@@ -20,7 +20,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LONG_RUNNING = {"postgres", "valkey", "api", "train", "probe", "serving", "dashboard"}
 ONE_SHOT = {"secrets", "migrations", "bootstrap", "weights"}
-LOG_KEY = "DOUBLEI_LOG_KEY_FILE"
+ON_REQUEST = {"operator"}
+LOG_KEY, WITNESS_KEY = "DOUBLEI_LOG_KEY_FILE", "DOUBLEI_WITNESS_KEY_FILE"
 NOT_OURS = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE", "XDG_CACHE_HOME"}
 
 
@@ -42,7 +43,8 @@ def _modules() -> Iterator[tuple[str, str]]:
 
 def test_every_process_of_the_embedded_stack_has_a_service() -> None:
     """Nothing of the process table is missing, and nothing is there that we don't know."""
-    assert set(SERVICES) == LONG_RUNNING | ONE_SHOT
+    assert set(SERVICES) == LONG_RUNNING | ONE_SHOT | ON_REQUEST
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == ON_REQUEST
 
 
 @pytest.mark.parametrize(("service", "module"), list(_modules()))
@@ -65,9 +67,14 @@ def test_every_required_setting_is_given(service: str) -> None:
     assert required <= set(SERVICES[service]["environment"])
 
 
-def test_only_the_api_is_told_where_the_logs_key_is() -> None:
+def test_only_the_api_is_told_where_the_signing_keys_are() -> None:
+    """And who changes them, who alone may write where they lie, besides the one that made them."""
     knowing = {name for name, service in SERVICES.items() if LOG_KEY in service.get("environment", {})}
+    assert knowing == {"api", "operator"}
+    knowing = {name for name, service in SERVICES.items() if WITNESS_KEY in service.get("environment", {})}
     assert knowing == {"api"}
+    writing = {name for name, service in SERVICES.items() if "secrets:/secrets" in service.get("volumes", [])}
+    assert writing == {"secrets", "operator"}
 
 
 @pytest.mark.parametrize("service", sorted(LONG_RUNNING))
