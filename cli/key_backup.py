@@ -66,7 +66,8 @@ class KeyBackup:
         if passphrase is None:
             raise BackupUnreadable("the backup is under a passphrase")
         try:
-            sealed, salt, nonce = (base64.b64decode(record.pop("sealed"), validate=True), *_two(record))
+            sealed = base64.b64decode(str(record.pop("sealed")), validate=True)
+            salt, nonce = _two(record)
             opened = AESGCM(_key(passphrase, salt)).decrypt(nonce, sealed, _json(record))
         except (InvalidTag, ValueError, KeyError, TypeError):
             raise BackupUnreadable("another passphrase is needed, or the backup was changed") from None

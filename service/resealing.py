@@ -84,7 +84,9 @@ def rotate(
         if len(keys) == 1:
             _write(settings, [base64.b64encode(os.urandom(KEY_BYTES)).decode(), *keys])
         sealer = Sealer.from_settings(settings)
-        report, to_do = Report(), sum(_left(connection, sealer.kek_id).values())
+        report = Report()
+        with connection.begin():
+            to_do = sum(_left(connection, sealer.kek_id).values())
         # Processes that had not looked at the file yet may have sealed under the old key meanwhile.
         while _pass(connection, sealer, batch_rows, report, lambda: told and told(report.resealed, to_do)):
             pass

@@ -89,9 +89,7 @@ def restore(
     there = {name: _text_of(place.secrets / name) for name in keys}
     for name, text in keys.items():
         if there[name] not in (None, text):
-            raise UsageMistake(
-                f"{place.secrets / name} is another key: nothing was written"
-            )
+            raise UsageMistake(f"{place.secrets / name} is another key: nothing was written")
     for name, text in keys.items():
         if there[name] is None:
             create_private(place.secrets / name, text.encode("ascii"))

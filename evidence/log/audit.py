@@ -189,7 +189,8 @@ def _judge_keys(steps: _Steps, reading: _Reading | None, history: KeyHistory, br
     if reading is None:
         steps.skip("key changes", "there is no checkpoint to hold them against")
         return
-    told_of = {change.index: change.record_sha256 for change in history.changes}
+    # A change may have been made after the checkpoint was signed.
+    told_of = {one.index: one.record_sha256 for one in history.changes if one.index < reading.count}
     entered = {index: digest for index, digest in reading.successions.items() if index not in told_of}
     wrong = [index for index, digest in told_of.items() if reading.successions.get(index) != digest]
     if entered:

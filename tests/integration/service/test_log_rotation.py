@@ -22,6 +22,7 @@ from evidence.log.succession import KeyHistory, succeed
 from evidence.steps import Status
 from service.log import rotation, usecases
 from service.log.rotation import Refused, rotate
+from service.log.signers import Signers
 from service.settings import Settings
 from tests.integration.service.conftest import Account
 from tests.integration.service.test_log import checkpoint, failed, fill, get, leaves, stored, tampering
@@ -119,6 +120,7 @@ async def test_a_retired_key_signs_no_new_checkpoint(
     report = await audited(owner, made.successor, signed(database, 3, old))
     assert failed(report) == []
     settings.log_key_file.write_text(kept)
+    owner.http._transport.app.state.signers = Signers(settings.log_signers)  # type: ignore[attr-defined]
     response = await owner.http.get("/v1/log/checkpoint")
     assert (response.status_code, response.json()["error"]["code"]) == (500, "log_key_missing")
     with pytest.raises(Refused, match="not in the key file"):
@@ -216,9 +218,9 @@ async def test_an_audit_sees_a_change_that_is_not_shown(
     stolen = [(2, str(succeed(old, thief)))]
     for key, told, checkpointed, fails in (
         (made.successor, [], note, ["key changes"]),
-        (old.public, [], note, ["checkpoint", "key changes"]),
+        (old.public, [], note, ["checkpoint"]),
         (old.public, stolen, signed(database, 3, thief), ["key changes"]),
-        (made.successor, stolen, note, ["checkpoint", "key changes"]),
+        (made.successor, stolen, note, ["key changes"]),
         (made.successor, [(1, shown[0][1])], note, ["key changes"]),
         (made.successor, [(2, "nonsense")], note, ["key changes"]),
     ):
@@ -226,8 +228,7 @@ async def test_an_audit_sees_a_change_that_is_not_shown(
             key=key, trusted=True, note=checkpointed, earlier=None,
             entries=lambda count: pages[:count], successions=told,
         )  # fmt: skip
-        assert failed(report)[-1:] == fails[-1:], (told, failed(report))
-        assert set(fails) <= set(failed(report))
+        assert failed(report) == fails, told
 
 
 async def test_a_key_forged_into_the_database_is_not_signed_with(
