@@ -120,6 +120,7 @@ async def test_a_retired_key_signs_no_new_checkpoint(
     report = await audited(owner, made.successor, signed(database, 3, old))
     assert failed(report) == []
     settings.log_key_file.write_text(kept)
+    fill(database, 1, start=4)
     owner.http._transport.app.state.signers = Signers(settings.log_signers)  # type: ignore[attr-defined]
     response = await owner.http.get("/v1/log/checkpoint")
     assert (response.status_code, response.json()["error"]["code"]) == (500, "log_key_missing")
