@@ -23,7 +23,9 @@ from service.log import statements, usecases
 log = structlog.get_logger(__name__)
 
 REST_SECONDS = 30.0
-"""For so long a witness that failed is not asked again."""
+"""For so long a witness that failed, or was late, is not asked again."""
+LATE_SECONDS = 30.0
+"""How long an answer may take to be kept at all."""
 ATTEMPTS = 3
 """A witness may know another size than we think; it says which, and is asked again."""
 
@@ -46,7 +48,7 @@ class Cosigners:
         """``witnesses``: key, and the address below which it takes checkpoints."""
         self._sessions = sessions
         self._timeout_seconds = timeout_seconds
-        self._witnesses = [_Cosigner(sessions, http, key, url, timeout_seconds) for key, url in witnesses]
+        self._witnesses = [_Cosigner(sessions, http, key, url) for key, url in witnesses]
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -70,7 +72,10 @@ class Cosigners:
             self._running.update(tasks)
             for task in tasks:
                 task.add_done_callback(self._running.discard)
-            await asyncio.wait(tasks, timeout=self._timeout_seconds)
+            _, late = await asyncio.wait(tasks, timeout=self._timeout_seconds)
+            for one, task in zip(wanted, tasks, strict=True):
+                if task in late:
+                    one.rest()
             there = await self._lines(size)
         lines = [there[str(one.key)] for one in self._witnesses if str(one.key) in there]
         return with_cosignatures(note, [_signature(line) for line in lines])
@@ -95,19 +100,22 @@ class _Cosigner:
         http: httpx2.AsyncClient,
         key: PublicKey,
         url: str,
-        timeout_seconds: float,
     ) -> None:
         self.key = key
         self._sessions = sessions
         self._http = http
         self._url = f"{url}/add-checkpoint"
-        self._timeout_seconds = timeout_seconds
         self._one_at_a_time = asyncio.Lock()
         self._rests_until = 0.0
 
     @property
     def rests(self) -> bool:
+        """Whether it is left alone now."""
         return time.monotonic() < self._rests_until
+
+    def rest(self) -> None:
+        """Leave it alone for a time."""
+        self._rests_until = time.monotonic() + REST_SECONDS
 
     async def ask(self, note: Note, size: int) -> None:
         """Get and keep the cosignature of a checkpoint. A failure is logged, never raised."""
@@ -115,19 +123,22 @@ class _Cosigner:
             if self.rests:
                 return
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with asyncio.timeout(LATE_SECONDS):
                     await self._ask(note, size)
+                self._rests_until = 0.0
             except (_Failed, NoteInvalid, httpx2.HTTPError, TimeoutError) as error:
-                self._rests_until = time.monotonic() + REST_SECONDS
+                self.rest()
                 reason = str(error) if isinstance(error, _Failed | NoteInvalid) else type(error).__name__
                 log.warning("witness.failed", witness=self.key.name, size=size, reason=reason)
             except Exception as error:
-                self._rests_until = time.monotonic() + REST_SECONDS
+                self.rest()
                 log.error("witness.crashed", witness=self.key.name, size=size, error=type(error).__name__)
 
     async def _ask(self, note: Note, size: int) -> None:
         async with self._sessions() as session:
             known = int(await session.scalar(statements.cosigned_size(str(self.key))) or 0)
+        if known == size:
+            return
         for _ in range(ATTEMPTS):
             if known > size:
                 # Either a larger checkpoint of ours was on its way too, or this log was set back.
@@ -154,7 +165,7 @@ class _Cosigner:
             self._url,
             content=str(submission).encode(),
             headers=headers,
-            timeout=self._timeout_seconds,
+            timeout=LATE_SECONDS,
         ) as response:
             answer = b""
             async for part in response.aiter_bytes():
