@@ -427,12 +427,12 @@ class TestAsking:
         fill(database, 3)
         began = time.monotonic()
         notes = await asyncio.gather(*(checkpoint(owner) for _ in range(5)))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert all(two[1].key in witnessed(Note.from_text(one), [two[1].key]) for one in notes)
-        began = time.monotonic()
+        asked = network.requests.count("one.example")
         fill(database, 1, start=3)
         await checkpoint(owner)
-        assert time.monotonic() - began < 0.5 + 1
+        assert network.requests.count("one.example") == asked
 
     async def test_an_answer_that_comes_late_stands_below_the_next_checkpoint(
         self, owner: Account, database: Engine, two: tuple[Other, Other]
