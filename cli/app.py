@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, dispute, evidence, key, lab, log, mix, stack, verify
+from cli.commands import audits, demo, dispute, evidence, key, lab, log, mix, secrets, stack, verify
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -28,6 +28,7 @@ mix.register(app)
 app.add_typer(key.app, name="key")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(log.app, name="log")
+app.add_typer(secrets.app, name="secrets")
 
 
 def run() -> int:

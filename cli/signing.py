@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cli.errors import UsageMistake
-from cli.files import create_private
+from cli.files import create_private, write_private
 from evidence.dsse import public_line
 from evidence.errors import EvidenceError
 from evidence.trust import Trust, parse_trust
@@ -36,6 +36,23 @@ def create(path: Path) -> Ed25519PrivateKey:
     except OSError as error:
         raise UsageMistake(f"{path}: {error.strerror}") from None
     return key
+
+
+def replace(path: Path) -> tuple[Ed25519PrivateKey, Ed25519PrivateKey]:
+    """Put a new key into the place of the one in a file; returns the old one and the new one. The old private
+    key is gone with that: what it signed is checked with its public line.
+
+    Raises:
+        UsageMistake: the file can't be read or replaced, or holds no key.
+    """
+    old, new = read(path), Ed25519PrivateKey.generate()
+    try:
+        write_private(
+            path, new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
+        )
+    except OSError as error:
+        raise UsageMistake(f"{path}: {error.strerror}") from None
+    return old, new
 
 
 def read(path: Path) -> Ed25519PrivateKey:

@@ -1,8 +1,9 @@
 """``python -m deploy.secrets FOLDER``: makes the secrets of a deployment that are missing, once.
 
 docker-compose.yml runs it before everything else, into a volume that only our containers mount. Each file
-is readable by one user only. Two keys must be kept with the database: watermark secrets stored there
-can't be read without the key-encryption key, and the log can't be continued without its own.
+is readable by one user only. Three keys must be kept with the database: watermark secrets stored there can't
+be read without the key-encryption key, the log can't be continued without its own, and the witness's is what
+others know this witness by.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ def make(folder: Path) -> list[str]:
         ),
         # Signs bundles. With another one, what was signed before still verifies under the old public key.
         "evidence-key": base64.b64encode(secrets.token_bytes(32)).decode() + "\n",
+        # As a witness of other logs.
+        "witness-key": (
+            f"double-i-witness/{secrets.token_hex(8)}\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n"
+        ),
         "serving-token": secrets.token_urlsafe(48) + "\n",
         "dashboard-secret": secrets.token_urlsafe(48) + "\n",
     }

@@ -7,12 +7,13 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 
 import httpx2
 import structlog
 from fastapi import FastAPI
 
-from evidence.log.note import Signer
+from evidence.log.note import PublicKey
 from service.api import (
     accounts,
     campaigns,
@@ -28,13 +29,16 @@ from service.api import (
     trail,
     verifications,
     watermarks,
+    witness,
 )
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions
 from service.dispatch import Dispatcher
+from service.log.cosigning import Cosigners
+from service.log.signers import Signers
 from service.reaper import reap_forever
 from service.sealing import Sealer
-from service.settings import Settings, load_settings
+from service.settings import Settings, Witness, load_settings
 from service.stamping import stamp_forever
 from service.storage import Storage
 
@@ -57,6 +61,7 @@ ROUTERS = (
     trail.router,
     log.router,
     evidence.router,
+    witness.router,
 )
 
 
@@ -64,17 +69,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Connects to nothing until its lifespan starts.
 
     Raises:
-        SettingsError: a setting is missing, or a key or a certificate can't be read.
+        SettingsError: a setting is missing, or a file of keys or certificates that one names can't be read.
     """
     chosen = settings or load_settings()
     _configure_logs()
-    sealer = Sealer.from_base64(chosen.kek)
-    signer = chosen.log_signer
+    parts = _parts(chosen)
     # what can't be read is said now, not at the first bundle
     _ = chosen.evidence_signer, chosen.timestamp_authority
     app = FastAPI(
         title="Double-I",
-        lifespan=_lifespan(chosen, sealer, signer),
+        lifespan=_lifespan(chosen, parts),
         openapi_url="/openapi.json" if chosen.public_docs else None,
         docs_url="/docs" if chosen.public_docs else None,
         redoc_url=None,
@@ -87,14 +91,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _lifespan(
-    settings: Settings, sealer: Sealer, signer: Signer
-) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What is read from files once, so that a mistake in one is told before anything starts."""
+
+    sealer: Sealer
+    signers: Signers
+    witness: Witness | None
+    log_witnesses: tuple[tuple[PublicKey, str], ...]
+
+
+def _parts(settings: Settings) -> _Parts:
+    return _Parts(
+        sealer=Sealer.from_settings(settings),
+        signers=Signers(settings.log_signers),
+        witness=settings.witness(),
+        log_witnesses=settings.log_witnesses(),
+    )
+
+
+def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
-        app.state.sealer = sealer
-        app.state.signer = signer
+        app.state.sealer = parts.sealer
+        app.state.signers = parts.signers
+        app.state.witness = parts.witness
         app.state.storage = Storage(settings.storage_dir)
         app.state.storage.sweep_incoming()
         app.state.dispatcher = Dispatcher(settings.redis_url.get_secret_value())
@@ -104,9 +126,13 @@ def _lifespan(
         async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
             app.state.http = client
             sessions = app.state.sessionmaker
+            app.state.cosigners = Cosigners(
+                sessions, client, parts.log_witnesses, timeout_seconds=settings.witness_timeout_seconds
+            )
+            stamping = stamp_forever(sessions, parts.signers, settings.timestamp_authority, client)
             background = (
                 asyncio.create_task(reap_forever(sessions, app.state.dispatcher)),
-                asyncio.create_task(stamp_forever(sessions, signer, settings.timestamp_authority, client)),
+                asyncio.create_task(stamping),
             )
             try:
                 yield
@@ -114,6 +140,7 @@ def _lifespan(
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
+                await app.state.cosigners.close()
                 await app.state.engine.dispose()
                 app.state.dispatcher.close()
 

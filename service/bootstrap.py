@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
-from tempfile import mkstemp
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -22,6 +20,7 @@ from service.accounts.statements import key_with_organization, organization_by_r
 from service.db.engine import sync_engine, sync_sessions
 from service.db.models import ApiKey, Organization
 from service.ids import new_id
+from service.keyfiles import replace_private
 from service.settings import Settings, SettingsError, load_settings
 
 LOCK = 0x646F75626C652D62
@@ -42,7 +41,8 @@ def bootstrap(settings: Settings, credentials_file: Path) -> bool:
                 return False
             credentials = {role.value: _first_key(session, role) for role in ORGANIZATION_ROLES}
             session.flush()
-            _write_private(credentials_file, credentials)
+            credentials_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_private(credentials_file, json.dumps(credentials, indent=2) + "\n")
         return True
     finally:
         engine.dispose()
@@ -80,22 +80,6 @@ def _still_valid(session: Session, path: Path) -> bool:
         if token is None or stored is None or stored.role != role or not token.matches(stored.secret_sha256):
             return False
     return True
-
-
-def _write_private(path: Path, credentials: dict[str, dict[str, str]]) -> None:
-    """Aside, synced, renamed; nobody but the owner of the file can read it at any moment."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = mkstemp(prefix=path.name + ".", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            json.dump(credentials, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def main() -> int:

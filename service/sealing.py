@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 
 from service.errors import ServiceError
+from service.settings import Settings
 
 MAGIC = b"DIS1"
 KEK_ID_BYTES = 8
@@ -39,36 +42,60 @@ class SealBroken(ServiceError):
 
 
 class Sealer:
-    """Seals and opens small secrets. Holds the key-encryption key; shows it nowhere."""
+    """Seals and opens small secrets. Holds the key-encryption keys; shows them nowhere.
 
-    __slots__ = ("_kek", "kek_id")
+    One key seals. Another one may be held beside it, to open what was sealed before the key was changed. A
+    sealer of a key file looks at the file again, so a change of the key needs no restart.
+    """
 
-    def __init__(self, kek: bytes) -> None:
-        """``kek`` is 32 bytes.
+    __slots__ = ("_file", "_held", "_stamp")
+
+    def __init__(self, kek: bytes, *older: bytes, file: Path | None = None) -> None:
+        """Every key is 32 bytes; the first one seals.
+
+        Args:
+            file: where the keys come from, looked at again before something is sealed, and when a key is
+                wanted that is not held.
 
         Raises:
-            ValueError: it has another length.
+            ValueError: a key has another length.
         """
-        if len(kek) != KEY_BYTES:
-            raise ValueError(f"the key-encryption key has {len(kek)} bytes, not {KEY_BYTES}")
-        self._kek = AESGCM(kek)
-        self.kek_id = sha256(b"doublei/kek-id/v1" + kek).digest()[:KEK_ID_BYTES]
+        self._held = _hold((kek, *older))
+        self._file = file
+        self._stamp: tuple[int, ...] | None = None
 
     @classmethod
     def from_base64(cls, text: SecretStr) -> Sealer:
-        """From the settings' form of the key."""
-        return cls(base64.b64decode(text.get_secret_value(), validate=True))
+        """From the settings' form of the keys: a line each."""
+        return cls(*_parse(text.get_secret_value()))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Sealer:
+        """From the key file, and from what stands there later."""
+        return cls(*_parse(settings.kek.get_secret_value()), file=settings.kek_file)
+
+    @property
+    def kek_id(self) -> bytes:
+        """Of the key that seals."""
+        return next(iter(self._held))
+
+    @property
+    def kek_ids(self) -> tuple[bytes, ...]:
+        """Of every key that opens, the one that seals first."""
+        return tuple(self._held)
 
     def __repr__(self) -> str:
         return f"Sealer(kek_id={self.kek_id.hex()})"
 
     def seal(self, plaintext: bytes, *, purpose: str, owner: str, subject: str) -> bytes:
         """Encrypt for one place: the same three names are needed to open it again."""
-        header = MAGIC + self.kek_id
+        self._look_again()
+        kek_id, kek = next(iter(self._held.items()))
+        header = MAGIC + kek_id
         context = _context(header, purpose, owner, subject)
         data_key = AESGCM.generate_key(KEY_BYTES * 8)
         wrap_nonce, nonce = os.urandom(NONCE_BYTES), os.urandom(NONCE_BYTES)
-        wrapped = self._kek.encrypt(wrap_nonce, data_key, b"key" + context)
+        wrapped = kek.encrypt(wrap_nonce, data_key, b"key" + context)
         return (
             header
             + wrap_nonce
@@ -86,19 +113,63 @@ class Sealer:
         if len(sealed) < MINIMUM_BYTES or not sealed.startswith(MAGIC):
             raise SealBroken("a sealed value is damaged or of an unknown version")
         header = sealed[:HEADER_BYTES]
-        if header[len(MAGIC) :] != self.kek_id:
+        wanted = header[len(MAGIC) :]
+        if wanted not in self._held:
+            self._look_again()
+        kek = self._held.get(wanted)
+        if kek is None:
+            held = " and ".join(one.hex() for one in self._held)
             raise SealBroken(
-                f"a value was sealed under the key-encryption key {header[len(MAGIC) :].hex()},"
-                f" but DOUBLEI_KEK_FILE holds {self.kek_id.hex()}"
+                f"a value was sealed under the key-encryption key {wanted.hex()},"
+                f" but DOUBLEI_KEK_FILE holds {held}"
             )
         context = _context(header, purpose, owner, subject)
         wrap_nonce, wrapped = _split(sealed[HEADER_BYTES:_WRAPPED_END])
         nonce, ciphertext = _split(sealed[_WRAPPED_END:])
         try:
-            data_key = self._kek.decrypt(wrap_nonce, wrapped, b"key" + context)
+            data_key = kek.decrypt(wrap_nonce, wrapped, b"key" + context)
             return AESGCM(data_key).decrypt(nonce, ciphertext, b"data" + context)
         except InvalidTag:
             raise SealBroken("a sealed value does not open here: it was changed or moved") from None
+
+    def _look_again(self) -> None:
+        """Take the keys of the file if it was replaced. One that can't be read changes nothing."""
+        if self._file is None:
+            return
+        try:
+            status = self._file.stat()
+            stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp == self._stamp:
+                return
+            self._held = _hold(_parse(self._file.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            return
+        self._stamp = stamp
+
+
+def kek_id(kek: bytes) -> bytes:
+    """What names a key-encryption key and tells nothing of it: 8 bytes."""
+    return sha256(b"doublei/kek-id/v1" + kek).digest()[:KEK_ID_BYTES]
+
+
+def sealed_under(sealed: bytes) -> bytes:
+    """The id of the key that a value was sealed under."""
+    return sealed[len(MAGIC) : HEADER_BYTES]
+
+
+def _hold(keys: Sequence[bytes]) -> dict[bytes, AESGCM]:
+    for kek in keys:
+        if len(kek) != KEY_BYTES:
+            raise ValueError(f"the key-encryption key has {len(kek)} bytes, not {KEY_BYTES}")
+    return {kek_id(kek): AESGCM(kek) for kek in keys}
+
+
+def _parse(text: str) -> tuple[bytes, ...]:
+    """The keys of a file, a line each."""
+    keys = tuple(base64.b64decode(line, validate=True) for line in text.split())
+    if not keys:
+        raise ValueError("there is no key-encryption key")
+    return keys
 
 
 def _split(value: bytes) -> tuple[bytes, bytes]:

@@ -18,11 +18,25 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evidence.errors import NoteInvalid
 from evidence.log.note import Kind, PublicKey, Signer
+from evidence.log.witness import parse_keys
 
 _DNS_SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<bare>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
+_WITNESS_ADDRESS = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+
 SEED_BYTES = 32
+MAX_WITNESSES = 16
+"""A note has room for so many signatures, and every checkpoint asks them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """This service as a witness of other logs."""
+
+    signer: Signer
+    logs: tuple[PublicKey, ...]
+    """whose checkpoints it cosigns; several keys of one name while that log's key is changed"""
 
 
 def _default_model_cache() -> Path:
@@ -45,7 +59,8 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Read from the environment and from ``.env``; nothing here has a secret default."""
 
-    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore")
+    # An empty variable is one that is not set: docker compose passes on what the operator left out.
+    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", env_ignore_empty=True)
 
     database_url: SecretStr = Field(alias="DATABASE_URL")
     """postgresql+psycopg://…; secret because it may carry a password."""
@@ -54,10 +69,11 @@ class Settings(BaseSettings):
     model_cache: Path = Field(default_factory=_default_model_cache, alias="DOUBLEI_MODEL_CACHE")
     catalogue_file: Path | None = Field(default=None, alias="DOUBLEI_CATALOGUE_FILE")
     kek_file: Path = Field(alias="DOUBLEI_KEK_FILE")
-    """0600 file holding the 32-byte key-encryption key in base64."""
+    """0600 file holding the 32-byte key-encryption key in base64; while it is changed, the new one and below
+    it the old one."""
     log_key_file: Path | None = Field(default=None, alias="DOUBLEI_LOG_KEY_FILE")
-    """0600 file: the transparency log's name, and below it the 32-byte seed of its key in base64. The API
-    signs; nothing else needs it."""
+    """0600 file: the transparency log's name, and below it the 32-byte seed of its key in base64; while it is
+    changed, the next one's below that. The API signs; nothing else needs it."""
     log_origin: str = Field(default="", alias="DOUBLEI_LOG_ORIGIN")
     """The log's name, where it is not to be the one in the file."""
     evidence_key_file: Path | None = Field(default=None, alias="DOUBLEI_EVIDENCE_KEY_FILE")
@@ -66,6 +82,16 @@ class Settings(BaseSettings):
     """A timestamp authority (RFC 3161) that stamps the log's checkpoints; none if empty."""
     tsa_ca_file: Path | None = Field(default=None, alias="DOUBLEI_TSA_CA_FILE")
     """PEM file with the authority's root certificate: no stamp is kept that does not verify under it."""
+    log_witnesses_file: Path | None = Field(default=None, alias="DOUBLEI_LOG_WITNESSES")
+    """File of the witnesses that are asked to cosign the log's checkpoints: a public key and an address a
+    line."""
+    witness_timeout_seconds: float = Field(default=3.0, gt=0, le=60, alias="DOUBLEI_WITNESS_SECONDS")
+    """How long a checkpoint waits for its witnesses before it is served without them."""
+    witness_key_file: Path | None = Field(default=None, alias="DOUBLEI_WITNESS_KEY_FILE")
+    """0600 file: this service's name as a witness of other logs, and below it its key's seed in base64."""
+    witnessed_logs_file: Path | None = Field(default=None, alias="DOUBLEI_WITNESSED_LOGS")
+    """File of the public keys of the logs that this service witnesses, a line each; without it, it witnesses
+    none."""
     serving_url: str = Field(alias="DOUBLEI_SERVING_URL")
     serving_token_file: Path = Field(alias="DOUBLEI_SERVING_TOKEN_FILE")
     suspect_allow: str = Field(default="", alias="DOUBLEI_SUSPECT_ALLOW")
@@ -110,42 +136,69 @@ class Settings(BaseSettings):
                 raise SettingsError(f"DOUBLEI_DNS_SERVERS: {item!r} is not address[:port]") from None
         return tuple(servers)
 
-    @cached_property
+    @property
     def kek(self) -> SecretStr:
-        """The key-encryption key, base64, read once from its file."""
+        """The key-encryption keys in base64, a line each, the one that seals first; read at each call."""
         try:
             text = self.kek_file.read_text(encoding="ascii").strip()
-            raw = base64.b64decode(text, validate=True)
+            keys = [base64.b64decode(line, validate=True) for line in text.split()] or [b""]
         except (OSError, ValueError) as error:
             reason = type(error).__name__
             raise SettingsError(f"DOUBLEI_KEK_FILE: can't read a base64 key: {reason}") from None
-        if len(raw) != 32:
-            raise SettingsError(f"DOUBLEI_KEK_FILE: the key has {len(raw)} bytes, not 32")
+        for raw in keys:
+            if len(raw) != 32:
+                raise SettingsError(f"DOUBLEI_KEK_FILE: the key has {len(raw)} bytes, not 32")
         return SecretStr(text)
 
-    @cached_property
-    def log_signer(self) -> Signer:
-        """What signs the log's checkpoints, read once from its file.
+    def log_signers(self) -> tuple[Signer, ...]:
+        """What signs the log's checkpoints, read from its file at each call; two while the key is changed.
 
         Raises:
             SettingsError: there is no such file, or it holds no key.
         """
         if self.log_key_file is None:
             raise SettingsError("missing or invalid settings: DOUBLEI_LOG_KEY_FILE (see .env.example)")
-        try:
-            name, text = self.log_key_file.read_text(encoding="ascii").split()
-            seed = base64.b64decode(text, validate=True)
-        except (OSError, ValueError) as error:
-            reason = type(error).__name__
-            raise SettingsError(f"DOUBLEI_LOG_KEY_FILE: can't read a name and a key: {reason}") from None
-        if len(seed) != SEED_BYTES:
-            raise SettingsError(f"DOUBLEI_LOG_KEY_FILE: the key has {len(seed)} bytes, not {SEED_BYTES}")
-        signer = Signer(name=self.log_origin or name, kind=Kind.log, seed=seed)
-        try:
-            PublicKey.from_text(str(signer.public))
-        except NoteInvalid as error:
-            raise SettingsError(f"DOUBLEI_LOG_ORIGIN: {error}") from None
-        return signer
+        return _signers(
+            self.log_key_file, Kind.log, variable="DOUBLEI_LOG_KEY_FILE", name=self.log_origin or None
+        )
+
+    @property
+    def log_signer(self) -> Signer:
+        """The first of `log_signers`: the one that signs, unless the log names the other."""
+        return self.log_signers()[0]
+
+    def witness(self) -> Witness | None:
+        """This service as a witness; None: it is none.
+
+        Raises:
+            SettingsError: it is to be one, and a file is missing or can't be read.
+        """
+        if self.witnessed_logs_file is None:
+            return None
+        logs = _keys(self.witnessed_logs_file, Kind.log, variable="DOUBLEI_WITNESSED_LOGS")
+        if self.witness_key_file is None:
+            raise SettingsError("missing or invalid settings: DOUBLEI_WITNESS_KEY_FILE (see .env.example)")
+        signer, *more = _signers(self.witness_key_file, Kind.witness, variable="DOUBLEI_WITNESS_KEY_FILE")
+        if more:
+            raise SettingsError("DOUBLEI_WITNESS_KEY_FILE: a witness has one key")
+        return Witness(signer=signer, logs=tuple(key for key, _ in logs))
+
+    def log_witnesses(self) -> tuple[tuple[PublicKey, str], ...]:
+        """The witnesses of this service's own log: key, and address without a slash at its end.
+
+        Raises:
+            SettingsError: their file can't be read, or names one without an address.
+        """
+        variable = "DOUBLEI_LOG_WITNESSES"
+        if self.log_witnesses_file is None:
+            return ()
+        found = _keys(self.log_witnesses_file, Kind.witness, variable=variable)
+        if len(found) > MAX_WITNESSES:
+            raise SettingsError(f"{variable}: more than {MAX_WITNESSES} witnesses")
+        for key, address in found:
+            if not _WITNESS_ADDRESS.fullmatch(address):
+                raise SettingsError(f"{variable}: behind {key.name}'s key there is no http or https address")
+        return tuple((key, address.rstrip("/")) for key, address in found)
 
     @cached_property
     def evidence_signer(self) -> Ed25519PrivateKey:
@@ -191,6 +244,36 @@ class Settings(BaseSettings):
     def serving_token(self) -> str:
         """The internal token of the inference server. Never log it."""
         return self.serving_token_file.read_text(encoding="ascii").strip()
+
+
+def _signers(file: Path, kind: Kind, *, variable: str, name: str | None = None) -> tuple[Signer, ...]:
+    """A file's name and seeds; ``name`` takes the place of the one in the file."""
+    try:
+        written, *texts = file.read_text(encoding="ascii").split()
+        seeds = [base64.b64decode(text, validate=True) for text in texts]
+    except (OSError, ValueError) as error:
+        reason = type(error).__name__
+        raise SettingsError(f"{variable}: can't read a name and a key: {reason}") from None
+    if not 1 <= len(seeds) <= 2:
+        raise SettingsError(f"{variable}: can't read a name and a key: it has {len(seeds)} keys")
+    for seed in seeds:
+        if len(seed) != SEED_BYTES:
+            raise SettingsError(f"{variable}: the key has {len(seed)} bytes, not {SEED_BYTES}")
+    signers = tuple(Signer(name=name or written, kind=kind, seed=seed) for seed in seeds)
+    try:
+        PublicKey.from_text(str(signers[0].public))
+    except NoteInvalid as error:
+        raise SettingsError(f"{'DOUBLEI_LOG_ORIGIN' if name else variable}: {error}") from None
+    return signers
+
+
+def _keys(file: Path, kind: Kind, *, variable: str) -> list[tuple[PublicKey, str]]:
+    try:
+        return parse_keys(file.read_text(encoding="utf-8"), kind)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{variable}: can't read {file}: {type(error).__name__}") from None
+    except NoteInvalid as error:
+        raise SettingsError(f"{variable}: {file}: {error}") from None
 
 
 def load_settings() -> Settings:

@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from evidence.errors import EvidenceError
 from evidence.log.entry import EntryKind
-from evidence.log.note import Note, Signer
+from evidence.log.note import Note
 from evidence.timestamps import MAX_REPLY_BYTES, TimestampInvalid, question, verify
 from service.log import statements, usecases
+from service.log.signers import Signers
 from service.settings import TimestampAuthority
 
 log = structlog.get_logger(__name__)
@@ -40,7 +41,7 @@ class Unstamped:
 
 async def stamp_forever(
     sessions: async_sessionmaker[AsyncSession],
-    signer: Signer,
+    signers: Signers,
     authority: TimestampAuthority | None,
     http: httpx2.AsyncClient,
 ) -> None:
@@ -48,7 +49,7 @@ async def stamp_forever(
     while True:
         await asyncio.sleep(PASS_SECONDS)
         try:
-            waiting = await sign_what_is_new(sessions, signer, stamps=authority is not None)
+            waiting = await sign_what_is_new(sessions, signers, stamps=authority is not None)
             if waiting is not None and authority is not None:
                 await stamp(sessions, authority, http, waiting)
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -61,7 +62,7 @@ async def stamp_forever(
 
 
 async def sign_what_is_new(
-    sessions: async_sessionmaker[AsyncSession], signer: Signer, *, stamps: bool
+    sessions: async_sessionmaker[AsyncSession], signers: Signers, *, stamps: bool
 ) -> Unstamped | None:
     """Sign a checkpoint if a commitment or a verdict is under none. Returns the one that covers them
     if no stamp does and stamps are wanted.
@@ -74,7 +75,7 @@ async def sign_what_is_new(
         if last is None:
             return None
         if (await session.execute(statements.covering(last))).first() is None:
-            await usecases.checkpoint(session, signer)
+            await usecases.checkpoint(session, signers)
         if not stamps or (await session.execute(statements.stamped(last))).first() is not None:
             return None
         size, note = (await session.execute(statements.covering(last))).one()

@@ -150,12 +150,24 @@ def signing_key(
     show: Annotated[
         bool, typer.Option("--show", help="Print the public line of the key that is there.")
     ] = False,
+    rotate: Annotated[
+        bool,
+        typer.Option("--rotate", help="Put a new key into the place of the one there. Prints both lines."),
+    ] = False,
 ) -> None:
     """Make a key that signs bundles, in a new file that only you can read. Prints its public line.
 
     Hand the line to those who will check your bundles, by another way than the bundles; they put it into the
-    file that they give to --trust.
+    file that they give to --trust. After --rotate they add the new line and keep the old one: with it the old
+    bundles verify as before. Whoever no longer believes the old key takes its line out.
     """
+    if rotate:
+        if show:
+            raise UsageMistake("--show only shows, --rotate changes the key: give one of them")
+        old, new = signing.replace(file)
+        typer.echo(signing.shown(new, file.stem))
+        typer.echo(signing.shown(old, f"{file.stem}, retired"))
+        return
     key = signing.read(file) if show else signing.create(file)
     typer.echo(signing.shown(key, file.stem))
 

@@ -19,19 +19,37 @@ from cli.commands.wording import plain
 from cli.errors import CliError, UsageMistake
 from cli.files import create_private, write_private
 from evidence.errors import NoteInvalid, ReceiptInvalid
-from evidence.log.audit import LogReport, audit
+from evidence.log.audit import LogReport, Witnesses, audit, cosigned_by, told
 from evidence.log.checkpoint import Checkpoint, opened
 from evidence.log.note import Kind, Note, PublicKey
 from evidence.log.receipt import MAX_RECEIPT_BYTES, Receipt, proven
+from evidence.log.succession import KeyHistory
+from evidence.log.witness import parse_keys
+from evidence.steps import Status
 
 app = typer.Typer(help="Audit the transparency log, and keep what it signs.", no_args_is_help=True)
 
 PAGE_ENTRIES = 10_000
-INCONSISTENT = "log_inconsistent"
+INCONSISTENT, NOT_FOUND = "log_inconsistent", "not_found"
 
 EXIT_SOUND = 0
 EXIT_FAILED = 1
 EXIT_NOT_TRUSTED = 2
+
+WitnessOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--witness",
+        metavar="KEY",
+        help="A witness's key as you know it, or a file of such keys, one a line. May be repeated.",
+    ),
+]
+QuorumOption = Annotated[
+    int | None,
+    typer.Option(
+        "--quorum", metavar="N", min=1, help="How many of the witnesses must have cosigned. Default: all."
+    ),
+]
 
 
 class LogUnreadable(CliError):
@@ -39,6 +57,12 @@ class LogUnreadable(CliError):
 
     code = "log_unreadable"
     exit_code = 2
+
+
+class NotAsTrusted(CliError):
+    """A checkpoint that lacks the signatures that were asked for."""
+
+    code = "not_as_trusted"
 
 
 @app.command("audit")
@@ -53,6 +77,8 @@ def audit_log(
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the present checkpoint here if nothing failed.")
     ] = None,
+    witness: WitnessOption = None,
+    quorum: QuorumOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report for machines.")] = False,
     home: HomeOption = None,
     server: ServerOption = None,
@@ -62,6 +88,7 @@ def audit_log(
 
     With an earlier checkpoint this shows what even the owner of the database can't hide: entries edited,
     deleted or dated back, and an old backup put in the log's place. Keep checkpoints away from the service.
+    With witnesses it shows that others were shown this very log.
 
     Exit status: 0 when nothing failed, 1 when a step failed, 2 when the log can't be read, or when nothing
     failed but the key is the service's own word (no --trust).
@@ -70,11 +97,12 @@ def audit_log(
     """
     given = None if trust is None else named_log(trust, option="--trust")
     earlier = None if checkpoint is None else _read(checkpoint, "--checkpoint")
+    witnesses = _witnesses(witness, quorum)
     if save is not None and not save.absolute().parent.is_dir():
         raise UsageMistake(f"--save: the folder {save.absolute().parent} does not exist")
     console = Console(stderr=as_json)
     with connect(home, server, role) as service, _reading(console) as advance:
-        report, note = _audit(service, given, earlier, advance)
+        report, note = _audit(service, given, earlier, witnesses, advance)
     saved = None
     if save is not None and report.consistent and note is not None:
         _write(save, note, "--save")
@@ -93,22 +121,49 @@ def save_checkpoint(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to keep it.", show_default=False)
     ],
+    trust: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The log's key as you know it, or a file that holds it."),
+    ] = None,
+    witness: WitnessOption = None,
+    quorum: QuorumOption = None,
     home: HomeOption = None,
     server: ServerOption = None,
     role: RoleOption = "owner",
 ) -> None:
     """Save the log's present checkpoint. Keep it away from the service; audits are held against it later.
 
-    Examples:  doublei log checkpoint -o monday.note
+    With --trust it is saved only if that key, or one that it named, has signed it; with --witness only if
+    enough of the witnesses have. Exit status 1: it is not saved for that.
+
+    Examples:  doublei log checkpoint -o monday.note --trust log.key --witness witnesses
     """
+    given = None if trust is None else named_log(trust, option="--trust")
+    witnesses = _witnesses(witness, quorum)
     with connect(home, server, role) as service:
-        note = _text(service.download("/v1/log/checkpoint"))
+        try:
+            note = _text(service.download("/v1/log/checkpoint"))
+            successions = [] if given is None else _successions(service)
+        except ApiError as error:
+            raise LogUnreadable(str(error)) from None
     try:
         made = Checkpoint.from_text(Note.from_text(note).text)
     except NoteInvalid as error:
         raise LogUnreadable(f"the service gave no checkpoint: {error}") from None
+    if given is not None:
+        try:
+            KeyHistory.of(given, successions).opened(Note.from_text(note))
+        except NoteInvalid as error:
+            raise NotAsTrusted(f"not saved: {error}") from None
+    cosigned = cosigned_by(note, witnesses.keys if witnesses else [])
+    if witnesses is not None and (
+        sum(one.at is not None for one in cosigned) < witnesses.quorum or any(one.forged for one in cosigned)
+    ):
+        raise NotAsTrusted(f"not saved: {plain(told(cosigned))}; wanted: {witnesses.quorum}")
     _write(output, note, "--output")
     print(f"saved {output}: {made.size} entries of {plain(made.origin)}")
+    if witnesses is not None:
+        print(plain(told(cosigned)))
 
 
 @app.command("prove")
@@ -141,14 +196,14 @@ def prove(
     try:
         with connect(home, server, role) as service:
             key = _key_of(service)
-            told = service.get(f"/v1/watermarks/{path}/commitment")
+            entered = service.get(f"/v1/watermarks/{path}/commitment")
             note = given or _text(service.download("/v1/log/checkpoint"))
             size = opened(Note.from_text(note), key).size
-            made = service.get(f"/v1/log/inclusion?index={int(told['index'])}&size={size}")
+            made = service.get(f"/v1/log/inclusion?index={int(entered['index'])}&size={size}")
         receipt = Receipt(
-            entry=str(told["entry"]),
-            record=dict(told["record"]),
-            index=int(told["index"]),
+            entry=str(entered["entry"]),
+            record=dict(entered["record"]),
+            index=int(entered["index"]),
             hashes=tuple(str(one) for one in made["hashes"]),
             checkpoint=note,
         )
@@ -180,7 +235,11 @@ def show_key(home: HomeOption = None, server: ServerOption = None, role: RoleOpt
 
 
 def _audit(
-    service: Api, trusted: PublicKey | None, earlier: str | None, advance: Callable[[int, int], None]
+    service: Api,
+    trusted: PublicKey | None,
+    earlier: str | None,
+    witnesses: Witnesses | None,
+    advance: Callable[[int, int], None],
 ) -> tuple[LogReport, str | None]:
     """The report, and the checkpoint that the service gave.
 
@@ -202,6 +261,7 @@ def _audit(
     try:
         key = trusted or _key_of(service)
         note, refusal = _checkpoint(service)
+        successions = _successions(service)
         report = audit(
             key=key,
             trusted=trusted is not None,
@@ -209,6 +269,8 @@ def _audit(
             refusal=refusal,
             earlier=earlier,
             entries=entries,
+            successions=successions,
+            witnesses=witnesses,
         )
     except ApiError as error:
         raise LogUnreadable(str(error)) from None
@@ -230,6 +292,51 @@ def _key_of(service: Api) -> PublicKey:
         return _log_key(str(service.get("/v1/log/key").get("key")))
     except NoteInvalid as error:
         raise LogUnreadable(f"the service gave no key: {error}") from None
+
+
+def _successions(service: Api) -> list[tuple[int, str]]:
+    """Every change of the log's key, as the service gives them; nothing of them was checked.
+
+    Raises:
+        ApiError: it gives none.
+        LogUnreadable: it gave something else.
+    """
+    try:
+        shown = service.get("/v1/log/keys").get("data")
+    except ApiError as error:
+        if error.refusal == NOT_FOUND:
+            # From before keys could be changed. One that hides a change shows the entry that tells of it.
+            return []
+        raise
+    try:
+        return [(int(one["index"]), str(one["note"])) for one in shown or []]
+    except (KeyError, TypeError, ValueError):
+        raise LogUnreadable("the service gave no list of the log's keys") from None
+
+
+def _witnesses(texts: list[str] | None, quorum: int | None) -> Witnesses | None:
+    """Keys as given, or from files of that name.
+
+    Raises:
+        UsageMistake: one is neither, or the quorum is larger than what was named.
+    """
+    if not texts:
+        if quorum is not None:
+            raise UsageMistake("--quorum: name the witnesses with --witness")
+        return None
+    keys: list[PublicKey] = []
+    for text in texts:
+        try:
+            try:
+                found = parse_keys(text, Kind.witness)
+            except NoteInvalid:
+                found = parse_keys(_read(Path(text), "--witness"), Kind.witness)
+        except NoteInvalid as error:
+            raise UsageMistake(f"--witness: {plain(text)}: {error}") from None
+        keys += [key for key, _ in found if key not in keys]
+    if quorum is not None and quorum > len(keys):
+        raise UsageMistake(f"--quorum: {quorum} of {len(keys)} witnesses can't be")
+    return Witnesses(keys=keys, quorum=quorum or len(keys))
 
 
 def named_log(text: str, *, option: str) -> PublicKey:
@@ -308,7 +415,11 @@ def _reading(console: Console) -> Iterator[Callable[[int, int], None]]:
 def _show(console: Console, report: LogReport, saved: str | None) -> None:
     show_steps(console, report.steps)
     if not report.consistent:
-        console.print("\n[bold red]A step failed: this is not the log that was signed.[/]")
+        failed = {step.name for step in report.steps if step.status is Status.failed}
+        if failed == {"witnesses"}:
+            console.print("\n[bold red]The witnesses you named do not stand for this log.[/]")
+        else:
+            console.print("\n[bold red]A step failed: this is not the log that was signed.[/]")
         return
     size = 0 if report.checkpoint is None else report.checkpoint.size
     if report.trusted:

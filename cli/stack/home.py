@@ -58,6 +58,11 @@ class Home:
         return self.secrets / "evidence-key"
 
     @property
+    def witness_key_file(self) -> Path:
+        """Cosigns other logs: who trusts this witness knows it by this key."""
+        return self.secrets / "witness-key"
+
+    @property
     def serving_token_file(self) -> Path:
         return self.secrets / "serving-token"
 
@@ -128,6 +133,9 @@ def ensure_secrets(home: Home) -> None:
         write_private(home.log_key_file, f"double-i/{secrets.token_hex(8)}\n{seed}\n")
     if not home.evidence_key_file.exists():
         write_private(home.evidence_key_file, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+    if not home.witness_key_file.exists():
+        seed = base64.b64encode(secrets.token_bytes(32)).decode()
+        write_private(home.witness_key_file, f"double-i-witness/{secrets.token_hex(8)}\n{seed}\n")
     for path in (home.serving_token_file, home.dashboard_secret_file):
         if not path.exists():
             write_private(path, secrets.token_urlsafe(48) + "\n")

@@ -16,6 +16,7 @@ from cli.stack.launch import launcher
 from cli.stack.ports import HOST, Ports
 from cli.stack.privileges import Privileges
 from cli.stack.processes import CHILD_VARIABLE, STACK_VARIABLE
+from cli.stack.state import State
 
 BASE_MODEL = "smollm2-135m-instruct"
 READY_FILE_VARIABLE = "DOUBLEI_READY_FILE"
@@ -23,6 +24,8 @@ _PATH_VARIABLES = (
     "DOUBLEI_MODEL_CACHE",
     "DOUBLEI_CATALOGUE_FILE",
     "DOUBLEI_TSA_CA_FILE",
+    "DOUBLEI_LOG_WITNESSES",
+    "DOUBLEI_WITNESSED_LOGS",
     "XDG_CACHE_HOME",
 )
 
@@ -157,11 +160,12 @@ def _servers(site: Site) -> tuple[ChildSpec, ...]:
             "uvicorn", "service.app:create_app", "--factory", "--host", HOST, "--port", str(ports.api),
             "--no-access-log", "--timeout-graceful-shutdown", "3",
         ),
-        # Nobody else signs the log or bundles, so nobody else is told where the keys are.
+        # Nobody else signs the log, another's log or bundles, so nobody else is told where the keys are.
         environment=_environment(site, "api")
         | {
             "DOUBLEI_LOG_KEY_FILE": str(site.home.log_key_file),
             "DOUBLEI_EVIDENCE_KEY_FILE": str(site.home.evidence_key_file),
+            "DOUBLEI_WITNESS_KEY_FILE": str(site.home.witness_key_file),
         },
         folder=site.home.root,
         ready=AnswersHttp(port=ports.api, path="/healthz"),
@@ -222,6 +226,23 @@ def _worker(site: Site, queue: str, *, concurrency: int, after: tuple[str, ...])
         stop_timeout_seconds=8,
         start_timeout_seconds=120,
     )  # fmt: skip
+
+
+def operator_task(
+    home: Home, current: State, module: str, *arguments: str
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Command and environment of what an operator runs once beside a running stack. It is no child of the
+    stack: it ends by itself."""
+    site = Site(
+        home=home,
+        ports=current.ports,
+        socket_dir=current.socket_dir,
+        stack_id=current.stack_id,
+        privileges=Privileges(),
+    )
+    environment = _environment(site, "operator") | {"DOUBLEI_LOG_KEY_FILE": str(home.log_key_file)}
+    del environment[STACK_VARIABLE], environment[CHILD_VARIABLE]
+    return (sys.executable, "-P", "-m", module, *arguments), environment
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

@@ -7,18 +7,44 @@ keeps: the root at that checkpoint's size is made again from the entries, not ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from evidence.errors import MalformedEntry, NoteInvalid
-from evidence.log.checkpoint import Checkpoint, opened
-from evidence.log.entry import Entry
+from evidence.log.checkpoint import Checkpoint
+from evidence.log.entry import Entry, EntryKind
 from evidence.log.merkle import EMPTY_ROOT, Frontier, leaf_hash
-from evidence.log.note import Note, PublicKey
+from evidence.log.note import Note, PublicKey, verify
+from evidence.log.succession import KeyHistory
 from evidence.steps import Status, Step, none_failed
 
 Entries = Callable[[int], Iterable[bytes]]
 """The first so many entries of the log, in order; fewer if it has no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnesses:
+    """Whose cosignatures are wanted below the present checkpoint."""
+
+    keys: Sequence[PublicKey]
+    quorum: int
+    """how many of them must be there"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cosigned:
+    """One witness and what stands of it below a checkpoint."""
+
+    key: PublicKey
+    at: int | None
+    """seconds since the epoch, as it says; None: nothing stands there, or not its signature"""
+    forged: bool = False
+    """a signature names it and is not its own"""
+
+    def to_record(self) -> dict[str, object]:
+        """For machines."""
+        return {"name": self.key.name, "key": str(self.key), "cosigned_at": self.at, "forged": self.forged}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +53,11 @@ class LogReport:
 
     steps: tuple[Step, ...]
     key: PublicKey
+    """the one that signs the log now"""
     trusted: bool
     """whether the key came from elsewhere than the log's own service"""
+    cosigned: tuple[Cosigned, ...]
+    """of the witnesses that were asked for"""
     checkpoint: Checkpoint | None
     """the present one, if the key has signed it"""
 
@@ -47,6 +76,7 @@ class LogReport:
             "key": str(self.key),
             "size": None if made is None else made.size,
             "root": None if made is None else made.root.hex(),
+            "witnesses": [one.to_record() for one in self.cosigned],
             "steps": [step.to_record() for step in self.steps],
         }
 
@@ -60,6 +90,8 @@ class _Reading:
     """made again at the sizes that checkpoints speak of, as far as the log reaches"""
     malformed: str = ""
     back_in_time: str = ""
+    successions: dict[int, str] = field(default_factory=dict)
+    """digests of the entries that tell of a new key, by index"""
 
 
 @dataclass(slots=True)
@@ -84,28 +116,112 @@ def audit(
     refusal: str = "",
     earlier: str | None,
     entries: Entries,
+    successions: Sequence[tuple[int, str]] = (),
+    witnesses: Witnesses | None = None,
 ) -> LogReport:
     """Check a log against its checkpoint, and against an earlier one that was kept elsewhere.
 
     Args:
-        key: the log's key; ``trusted`` says whether it came from elsewhere than the log's service.
+        key: a key of the log, present or retired; ``trusted`` says whether it came from elsewhere than the
+            log's service.
         note: the present checkpoint as the service gave it; None if it refused, as ``refusal`` says.
         earlier: a checkpoint that was saved before.
         entries: called once, for as many entries as a checkpoint speaks of.
+        successions: index and note of every change of the key, as the service gave them.
+        witnesses: whose cosignatures must stand below the present checkpoint.
     """
     steps = _Steps()
-    now, fault = _opened(note, key) if note is not None else (None, f"the service gave none: {refusal}")
+    try:
+        history, broken = KeyHistory.of(key, successions), ""
+    except NoteInvalid as error:
+        history, broken = KeyHistory(first=key), str(error)
+    now, fault = _opened(note, history) if note is not None else (None, f"the service gave none: {refusal}")
     steps.judge("checkpoint", now is not None, f"{key.name} signed one of {_size(now)} entries", fault)
-    if trusted:
+    if not trusted:
+        steps.skip("key", "the key is what the service says; name one that you trust with --trust")
+    elif key == history.current:
         steps.add("key", Status.passed, "the log's key is the one you named")
     else:
-        steps.skip("key", "the key is what the service says; name one that you trust with --trust")
-    before, earlier_fault = (None, "") if earlier is None else _opened(earlier, key)
+        steps.add("key", Status.passed, f"the key you named has retired; trust from now on {history.current}")
+    before, earlier_fault = (None, "") if earlier is None else _opened(earlier, history)
     sizes = {made.size for made in (now, before) if made is not None}
     reading = _read(entries(max(sizes)), sizes) if sizes else None
     _judge_entries(steps, reading, now, before)
     _judge_history(steps, reading, now, before, given=earlier is not None, fault=earlier_fault)
-    return LogReport(steps=tuple(steps.made), key=key, trusted=trusted, checkpoint=now)
+    _judge_keys(steps, reading, history, broken)
+    cosigned = () if witnesses is None else cosigned_by(note, witnesses.keys)
+    _judge_witnesses(steps, now, cosigned, witnesses)
+    return LogReport(
+        steps=tuple(steps.made), key=history.current, trusted=trusted, checkpoint=now, cosigned=cosigned
+    )
+
+
+def cosigned_by(note: str | None, witnesses: Sequence[PublicKey]) -> tuple[Cosigned, ...]:
+    """Of each witness, whether it has cosigned a note; a text that is none has no cosignatures."""
+    try:
+        read = None if note is None else Note.from_text(note)
+    except NoteInvalid:
+        read = None
+    found = []
+    for key in witnesses:
+        try:
+            found.append(Cosigned(key=key, at=None if read is None else verify(read, [key]).get(key)))
+        except NoteInvalid:
+            found.append(Cosigned(key=key, at=None, forged=True))
+    return tuple(found)
+
+
+def told(cosigned: Sequence[Cosigned]) -> str:
+    """Who has cosigned and when, and who has not, on one line."""
+    there = [f"{one.key.name} at {_moment(one.at)}" for one in cosigned if one.at is not None]
+    absent = [one.key.name for one in cosigned if one.at is None and not one.forged]
+    forged = [one.key.name for one in cosigned if one.forged]
+    parts = [f"cosigned by {', '.join(there)}" if there else "cosigned by nobody"]
+    parts += [f"not by {', '.join(absent)}"] if absent else []
+    parts += [f"forged: {', '.join(forged)}"] if forged else []
+    return "; ".join(parts)
+
+
+def _judge_keys(steps: _Steps, reading: _Reading | None, history: KeyHistory, broken: str) -> None:
+    if broken:
+        steps.add("key changes", Status.failed, broken)
+        return
+    if reading is None:
+        steps.skip("key changes", "there is no checkpoint to hold them against")
+        return
+    # A change may have been made after the checkpoint was signed.
+    told_of = {one.index: one.record_sha256 for one in history.changes if one.index < reading.count}
+    entered = {index: digest for index, digest in reading.successions.items() if index not in told_of}
+    wrong = [index for index, digest in told_of.items() if reading.successions.get(index) != digest]
+    if entered:
+        steps.add("key changes", Status.failed, f"entry {min(entered)} changes the key, and is not shown")
+    elif wrong:
+        steps.add("key changes", Status.failed, f"entry {min(wrong)} does not tell of the key change shown")
+    else:
+        count = len(told_of)
+        steps.add("key changes", Status.passed, f"{count}, each in the log" if count else "none")
+
+
+def _judge_witnesses(
+    steps: _Steps, now: Checkpoint | None, cosigned: Sequence[Cosigned], wanted: Witnesses | None
+) -> None:
+    if wanted is None:
+        steps.skip("witnesses", "none was named: whether others were shown the same log is not known")
+    elif now is None:
+        steps.skip("witnesses", "there is no present checkpoint")
+    else:
+        there = sum(one.at is not None for one in cosigned)
+        good = there >= wanted.quorum and not any(one.forged for one in cosigned)
+        detail = told(cosigned)
+        steps.judge("witnesses", good, detail, f"{there} of the {wanted.quorum} wanted: {detail}")
+
+
+def _moment(seconds: int | None) -> str:
+    """A witness may say any number of seconds; those beyond the calendar are shown as they are."""
+    try:
+        return datetime.fromtimestamp(seconds or 0, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"second {seconds}"
 
 
 def _judge_entries(
@@ -156,7 +272,7 @@ def _judge_history(
         for name in names:
             steps.skip(name, "there is no earlier checkpoint")
         return
-    steps.add("earlier checkpoint", Status.passed, f"signed by the same key, of {before.size} entries")
+    steps.add("earlier checkpoint", Status.passed, f"signed by the log, of {before.size} entries")
     if now is None:
         steps.skip("growth", "there is no present checkpoint")
         steps.skip("one root", "there is no present checkpoint")
@@ -192,22 +308,25 @@ def _read(entries: Iterable[bytes], sizes: set[int]) -> _Reading:
         index = frontier.size
         frontier.add(leaf_hash(data))
         try:
-            logged_at = Entry.from_bytes(data).logged_at
+            read = Entry.from_bytes(data)
         except MalformedEntry as error:
             found.malformed = found.malformed or f"entry {index}: {error}"
         else:
+            logged_at = read.logged_at
             if logged_at < last:
                 found.back_in_time = found.back_in_time or f"entry {index} is of {logged_at}, after {last}"
             last = max(last, logged_at)
+            if read.kind == EntryKind.log_key:
+                found.successions[index] = read.record_sha256
         if frontier.size in sizes:
             found.roots[frontier.size] = frontier.root()
     found.count = frontier.size
     return found
 
 
-def _opened(text: str, key: PublicKey) -> tuple[Checkpoint | None, str]:
+def _opened(text: str, history: KeyHistory) -> tuple[Checkpoint | None, str]:
     try:
-        return opened(Note.from_text(text), key), ""
+        return history.opened(Note.from_text(text)), ""
     except NoteInvalid as error:
         return None, str(error)
 

@@ -33,6 +33,8 @@ class EntryKind(StrEnum):
     model = "model"
     preregistration = "preregistration"
     verdict = "verdict"
+    log_key = "log-key"
+    """which key signs from now on; see `evidence.log.succession`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

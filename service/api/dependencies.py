@@ -14,12 +14,13 @@ import structlog
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from evidence.log.note import Signer
 from service.accounts.principal import Principal, Role
 from service.accounts.usecases import authenticate_token
 from service.errors import Forbidden
+from service.log.cosigning import Cosigners
+from service.log.signers import Signers
 from service.sealing import Sealer
-from service.settings import Settings
+from service.settings import Settings, Witness
 from service.storage import Storage
 from service.trail.usecases import Actor
 
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from service.dispatch import Dispatcher, TaskName
 
 __all__ = [
+    "AppCosigners",
     "AppSealer",
     "AppSessions",
     "AppSettings",
-    "AppSigner",
+    "AppSigners",
     "AppStorage",
+    "AppWitness",
     "Bells",
     "CurrentPrincipal",
     "DbSession",
@@ -130,8 +133,16 @@ def _sealer(request: Request) -> Sealer:
     return cast(Sealer, request.app.state.sealer)
 
 
-def _signer(request: Request) -> Signer:
-    return cast(Signer, request.app.state.signer)
+def _signers(request: Request) -> Signers:
+    return cast(Signers, request.app.state.signers)
+
+
+def _cosigners(request: Request) -> Cosigners:
+    return cast(Cosigners, request.app.state.cosigners)
+
+
+def _witness(request: Request) -> Witness | None:
+    return cast("Witness | None", request.app.state.witness)
 
 
 CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
@@ -142,7 +153,10 @@ AppSessions = Annotated[async_sessionmaker[AsyncSession], Depends(_sessions)]
 """For what must be written whether or not the request succeeds; everything else uses `DbSession`."""
 AppStorage = Annotated[Storage, Depends(_storage)]
 AppSealer = Annotated[Sealer, Depends(_sealer)]
-AppSigner = Annotated[Signer, Depends(_signer)]
+AppSigners = Annotated[Signers, Depends(_signers)]
+AppCosigners = Annotated[Cosigners, Depends(_cosigners)]
+AppWitness = Annotated[Witness | None, Depends(_witness)]
+"""This service as a witness of other logs; None where it is none."""
 
 
 def require_role(*roles: Role | str) -> Callable[[Principal], Coroutine[Any, Any, Principal]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import PlainTextResponse, Response
 
-from service.api.dependencies import AppSigner, DbSession, authenticate
+from service.api.dependencies import AppCosigners, AppSessions, AppSigners, DbSession, authenticate
 from service.log import usecases
 
 router = APIRouter(prefix="/v1/log", tags=["transparency log"], dependencies=[Depends(authenticate)])
@@ -20,16 +20,41 @@ Count = Annotated[int, Query(ge=1, le=MAX_ENTRIES)]
 
 
 @router.get("/checkpoint", response_class=PlainTextResponse)
-async def get_checkpoint(session: DbSession, signer: AppSigner) -> PlainTextResponse:
-    """The signed checkpoint of what is committed now, a C2SP signed note."""
-    note = await usecases.checkpoint(session, signer)
+async def get_checkpoint(
+    sessions: AppSessions, signers: AppSigners, cosigners: AppCosigners
+) -> PlainTextResponse:
+    """The signed checkpoint of what is committed now, a C2SP signed note, with what its witnesses signed."""
+    # Durable before a witness sees it, and no transaction is open while one is waited for.
+    async with sessions() as session, session.begin():
+        note = await usecases.checkpoint(session, signers)
+    note = await cosigners.cosigned(note)
     return PlainTextResponse(str(note), headers={"cache-control": "no-store"})
 
 
 @router.get("/key")
-async def get_key(signer: AppSigner) -> dict[str, Any]:
+async def get_key(session: DbSession, signers: AppSigners) -> dict[str, Any]:
     """The log's public key. Who takes it from here believes this service; keep it, or get it elsewhere."""
-    return {"object": "log.key", "origin": signer.name, "key": str(signer.public)}
+    key = (await usecases.keys(session, signers)).current
+    return {"object": "log.key", "origin": key.name, "key": str(key)}
+
+
+@router.get("/keys")
+async def get_keys(session: DbSession, signers: AppSigners) -> dict[str, Any]:
+    """Every change of the log's key, the oldest first: the entry that tells of it, and the note by which the
+    old key and the new one say so."""
+    history = await usecases.keys(session, signers)
+    data = [
+        {"index": one.index, "retired": str(one.retired), "successor": str(one.successor), "note": one.note}
+        for one in history.changes
+    ]
+    return {"object": "list", "data": data}
+
+
+@router.get("/witnesses")
+async def get_witnesses(cosigners: AppCosigners) -> dict[str, Any]:
+    """Who is asked to cosign the checkpoints. An auditor chooses for himself whom he believes."""
+    data = [{"object": "log.witness", "name": key.name, "key": str(key)} for key in cosigners.keys]
+    return {"object": "list", "data": data}
 
 
 @router.get("/entries", response_class=Response)

@@ -14,7 +14,7 @@ from service.api.dependencies import (
     AppSealer,
     AppSessions,
     AppSettings,
-    AppSigner,
+    AppSigners,
     DbSession,
     Doorbell,
     Principal,
@@ -183,12 +183,12 @@ async def download_bundle(
     principal: OwnerOrAuditor,
     session: DbSession,
     settings: AppSettings,
-    signer: AppSigner,
+    signers: AppSigners,
 ) -> Response:
     """The evidence with its log proofs and timestamps, signed: a zip that a stranger checks alone."""
     audit = await usecases.get(session, verification_id, organization_id=principal.organization_id)
     evidence = await usecases.evidence(session, audit)
-    found = await published(session, audit, signer, authority=settings.tsa_url)
+    found = await published(session, audit, signers, authority=settings.tsa_url)
     await session.execute(verification_event(verification_id, Action.evidence_read, actor_of(principal)))
     bundle = await asyncio.to_thread(bundled, evidence.canonical_bytes, found, settings.evidence_signer)
     return Response(

@@ -453,6 +453,36 @@ class LogTimestamp(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class LogCosignature(Base):
+    """What a witness of this log answered to a checkpoint. INSERT-only."""
+
+    __tablename__ = "log_cosignatures"
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """the checkpoint's"""
+    witness: Mapped[str] = mapped_column(primary_key=True)
+    """its public key, as text"""
+    line: Mapped[str]
+    """the signature line that stands below the checkpoint"""
+    created_at: Mapped[datetime] = _now()
+
+
+class WitnessedLog(Base):
+    """The newest checkpoint of another log that this service has cosigned. Its size never goes back."""
+
+    __tablename__ = "witnessed_logs"
+    origin: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    note: Mapped[str]
+    """as the log signed it"""
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    __table_args__ = (
+        CheckConstraint("size >= 0", name="size"),
+        CheckConstraint("octet_length(root) = 32", name="root"),
+    )
+
+
 INSERT_ONLY_TABLES = (
     "preregistrations",
     "probes_sent",
@@ -467,5 +497,6 @@ INSERT_ONLY_TABLES = (
     "log_nodes",
     "log_checkpoints",
     "log_timestamps",
+    "log_cosignatures",
 )
-"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (migrations 0001 to 0004)."""
+"""Tables on which a trigger refuses UPDATE, DELETE and TRUNCATE (the migrations' SQL)."""

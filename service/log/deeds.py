@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 from evidence.canonical import canonical_bytes, canonical_text, digest
 from evidence.log.entry import EntryKind
+from evidence.log.note import Note
+from evidence.log.succession import record_of
 from service.db.models import WatermarkKey
 from watermark.decision import rule_record
 
 RULE_DOMAIN = "doublei/decision-rule/v1"
+LOG_ITSELF = "log"
+"""Subject of what is about the log as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,3 +117,8 @@ def verdict(verification_id: str, evidence_sha256: str, decided: str) -> Deed:
     """An audit was decided."""
     record = {"verification": verification_id, "evidence_sha256": evidence_sha256, "verdict": decided}
     return Deed(kind=EntryKind.verdict, subject=verification_id, record=record)
+
+
+def log_key(succession: Note) -> Deed:
+    """Another key signs the log from here on. This record is published: without it nobody could follow."""
+    return Deed(kind=EntryKind.log_key, subject=LOG_ITSELF, record=record_of(str(succession)))

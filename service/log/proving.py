@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from evidence.bundle import NOT_PUBLISHED, Publishing
 from evidence.log import merkle
 from evidence.log.entry import Entry, EntryKind
-from evidence.log.note import Signer
 from evidence.log.proof import ORDER, WITH_RECORD, Proven, Publication
 from evidence.timestamps import contradiction
 from service.log import statements, usecases
+from service.log.signers import Signers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class _Covering:
     authority: str = ""
 
 
-def publishing(session: Session, signer: Signer, subjects: Subjects, *, authority: str) -> Publishing:
+def publishing(session: Session, signers: Signers, subjects: Subjects, *, authority: str) -> Publishing:
     """Proofs of the audit's entries. Signs a checkpoint if none covers the verdict yet.
 
     The checkpoints are the smallest that cover commitment and verdict, or the smallest stamped ones: what was
@@ -66,7 +66,7 @@ def publishing(session: Session, signer: Signer, subjects: Subjects, *, authorit
     if verdict is None:
         return NOT_PUBLISHED
     if session.execute(statements.covering(verdict.index)).first() is None:
-        usecases.sign_checkpoint(session, signer)
+        usecases.sign_checkpoint(session, signers)
     later = earlier = _covering(session, verdict)
     commitment_stamp = b""
     if committed is not None:

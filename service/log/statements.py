@@ -10,7 +10,7 @@ from sqlalchemy import Insert, Select, TextClause, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from evidence.log.merkle import Node
-from service.db.models import LogCheckpoint, LogEntry, LogRecord, LogTimestamp
+from service.db.models import LogCheckpoint, LogCosignature, LogEntry, LogRecord, LogTimestamp
 
 LOCK = 0x646F75626C652D6C
 """ASCII of "double-l": one transaction at a time appends, until it ends."""
@@ -212,3 +212,32 @@ def size() -> Select[int]:
 def add_checkpoint(size: int, note: str) -> Insert:
     """Keep what was signed. Another process may have signed the same size: a signature has one value."""
     return insert(LogCheckpoint).values(size=size, note=note).on_conflict_do_nothing()
+
+
+def successions(subject: str) -> Select[int, str]:
+    """(index, record) of every change of the log's key, in order."""
+    return (
+        select(LogEntry.index, LogRecord.record)
+        .join(LogRecord, LogRecord.index == LogEntry.index)
+        .where(LogEntry.subject == subject)
+        .order_by(LogEntry.index)
+    )
+
+
+def cosignatures(size: int) -> Select[str, str]:
+    """(witness, line) below a checkpoint, the first one first."""
+    return (
+        select(LogCosignature.witness, LogCosignature.line)
+        .where(LogCosignature.size == size)
+        .order_by(LogCosignature.created_at, LogCosignature.witness)
+    )
+
+
+def cosigned_size(witness: str) -> Select[int]:
+    """The largest size that a witness has cosigned; 0: none."""
+    return select(func.coalesce(func.max(LogCosignature.size), 0)).where(LogCosignature.witness == witness)
+
+
+def add_cosignature(size: int, witness: str, line: str) -> Insert:
+    """Keep a witness's answer; the first one for a size stays."""
+    return insert(LogCosignature).values(size=size, witness=witness, line=line).on_conflict_do_nothing()

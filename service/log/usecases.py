@@ -18,13 +18,15 @@ from sqlalchemy.orm import Session
 
 from evidence.errors import NoteInvalid
 from evidence.log import merkle
-from evidence.log.checkpoint import Checkpoint, opened, sign
+from evidence.log.checkpoint import Checkpoint, sign
 from evidence.log.entry import EntryKind, entry_of
 from evidence.log.merkle import Node
-from evidence.log.note import Note, Signer
+from evidence.log.note import Note, PublicKey, Signer
+from evidence.log.succession import KeyChange, KeyHistory, succeed
 from service.errors import InvalidRequest, ServiceError
-from service.log import statements
+from service.log import deeds, statements
 from service.log.deeds import Deed
+from service.log.signers import Signers
 from service.log.statements import NewEntry
 
 log = structlog.get_logger(__name__)
@@ -35,6 +37,14 @@ class LogInconsistent(ServiceError):
 
     status = 500
     code = "log_inconsistent"
+    type = "server_error"
+
+
+class LogKeyMissing(ServiceError):
+    """The log is signed with a key that this process does not have."""
+
+    status = 500
+    code = "log_key_missing"
     type = "server_error"
 
 
@@ -115,13 +125,48 @@ async def entries(session: AsyncSession, *, start: int, limit: int) -> Sequence[
     return (await session.scalars(statements.entries(start=start, limit=limit))).all()
 
 
-async def checkpoint(session: AsyncSession, signer: Signer) -> Note:
+async def checkpoint(session: AsyncSession, signers: Signers) -> Note:
     """The signed checkpoint of what is committed now; kept the first time a size is signed.
 
     Raises:
         LogInconsistent: the log does not continue the last checkpoint that it signed.
+        LogKeyMissing: the log names a key that is not in the key file.
     """
-    return await session.run_sync(sign_checkpoint, signer)
+    return await session.run_sync(sign_checkpoint, signers)
+
+
+async def keys(session: AsyncSession, signers: Signers) -> KeyHistory:
+    """Every key of the log, with what says so.
+
+    Raises:
+        LogInconsistent: what is stored of its keys is not what they signed.
+    """
+    return await session.run_sync(key_history, signers.first)
+
+
+def key_history(session: Session, first: PublicKey) -> KeyHistory:
+    """The log's keys; ``first`` is the one of a log whose key was never changed.
+
+    Raises:
+        LogInconsistent: what is stored of its keys is not what they signed.
+    """
+    rows = session.execute(statements.successions(deeds.LOG_ITSELF)).all()
+    try:
+        told = [(index, str(json.loads(record)["succession"])) for index, record in rows]
+        # The newest key speaks for the chain; whether it is the file's is for whoever signs to see.
+        trusted = KeyChange.read(*told[-1]).successor if told else first
+        return KeyHistory.of(trusted, told)
+    except (NoteInvalid, ValueError, KeyError, TypeError):
+        _refuse("what it holds of its keys is not what they signed")
+
+
+def hand_over(session: Session, retired: Signer, successor: Signer) -> int:
+    """Enter that another key signs the log from now on; returns the entry's index.
+
+    Raises:
+        ValueError: they are not two keys of one log.
+    """
+    return append(session, deeds.log_key(succeed(retired, successor)))[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,26 +198,32 @@ async def consistency(session: AsyncSession, *, first: int, second: int) -> Sequ
     return await session.run_sync(_consistency, first, second)
 
 
-def sign_checkpoint(session: Session, signer: Signer) -> Note:
+def sign_checkpoint(session: Session, signers: Signers) -> Note:
     """`checkpoint` for a plain session."""
     size, last = session.execute(statements.standing()).one()
+    # Read after the size: a retired key must not sign a size that covers its own retirement.
+    history = key_history(session, signers.first)
     if last is not None:
-        signed = _signed_before(last, signer)
+        signed = _signed_before(last, history)
         if signed.size > size:
             _refuse(f"the log has {size} entries and signed a checkpoint of {signed.size}")
         if merkle.root(signed.size, reader(session)) != signed.root:
             _refuse(f"the log's first {signed.size} entries are not those it signed")
         if signed.size == size:
             return Note.from_text(last)
+    key = history.at(size)
+    signer = signers.of(key)
+    if signer is None:
+        raise LogKeyMissing(f"Nothing is signed: DOUBLEI_LOG_KEY_FILE does not hold the log's key {key}.")
     root = merkle.root(size, reader(session))
     note = sign(Checkpoint(origin=signer.name, size=size, root=root), signer)
     session.execute(statements.add_checkpoint(size, str(note)))
     return note
 
 
-def _signed_before(note: str, signer: Signer) -> Checkpoint:
+def _signed_before(note: str, history: KeyHistory) -> Checkpoint:
     try:
-        return opened(Note.from_text(note), signer.public)
+        return history.opened(Note.from_text(note))
     except NoteInvalid:
         _refuse("the last checkpoint is not signed by this log's key")
 

@@ -6,13 +6,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from evidence.bundle import Publishing, make_bundle
-from evidence.log.note import Signer
 from service.log.proving import Subjects, publishing
+from service.log.signers import Signers
 from service.verifications import statements
 from service.verifications.usecases import Audit
 
 
-async def published(session: AsyncSession, audit: Audit, signer: Signer, *, authority: str) -> Publishing:
+async def published(session: AsyncSession, audit: Audit, signers: Signers, *, authority: str) -> Publishing:
     """What the log says of an audit that has evidence.
 
     Only a training with the key is named, that is, one of the claimant's: who else trained here is not to be
@@ -27,7 +27,7 @@ async def published(session: AsyncSession, audit: Audit, signer: Signer, *, auth
     if job is None:
         job = await session.scalar(statements.first_job(row.key_id))
     subjects = Subjects(key=row.key_id, verification=row.id, job=job, gave_suspect=gave_suspect)
-    return await session.run_sync(publishing, signer, subjects, authority=authority)
+    return await session.run_sync(publishing, signers, subjects, authority=authority)
 
 
 def bundled(evidence: bytes, found: Publishing, key: Ed25519PrivateKey) -> bytes:

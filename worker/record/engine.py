@@ -36,7 +36,7 @@ def open_workplace(settings: Settings, *, shutting_down: Callable[[], bool]) -> 
         settings=settings,
         sessions=sync_sessions(sync_engine(settings)),
         storage=Storage(settings.storage_dir),
-        sealer=Sealer.from_base64(settings.kek),
+        sealer=Sealer.from_settings(settings),
         catalogue=load_catalogue(settings.catalogue_file),
         owner=f"worker-{uuid.uuid4()}",
         shutting_down=shutting_down,

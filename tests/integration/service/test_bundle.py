@@ -230,8 +230,8 @@ class TestStamps:
 
     async def stamped(self, app: FastAPI, authority: TimestampAuthority) -> bool:
         """One pass of the background task."""
-        sessions, signer = app.state.sessionmaker, app.state.signer
-        waiting = await sign_what_is_new(sessions, signer, stamps=True)
+        sessions, signers = app.state.sessionmaker, app.state.signers
+        waiting = await sign_what_is_new(sessions, signers, stamps=True)
         if waiting is None:
             return False
         await stamp(sessions, authority, app.state.http, waiting)
@@ -294,7 +294,7 @@ class TestStamps:
             with pytest.raises(TimestampInvalid, match="authority that you trust"):
                 await self.stamped(app, stranger)
             authority = TimestampAuthority(url=served.url, roots=(served.authority.root,))
-            waiting = await sign_what_is_new(app.state.sessionmaker, app.state.signer, stamps=True)
+            waiting = await sign_what_is_new(app.state.sessionmaker, app.state.signers, stamps=True)
             assert waiting is not None
             served.answer = served.authority.stamp(waiting.text, datetime.now(UTC))
             with pytest.raises(TimestampInvalid):
@@ -305,8 +305,8 @@ class TestStamps:
     async def test_without_an_authority_checkpoints_are_signed_and_nobody_is_asked(
         self, app: FastAPI, key: dict[str, Any], database: Engine
     ) -> None:
-        sessions, signer = app.state.sessionmaker, app.state.signer
-        assert await sign_what_is_new(sessions, signer, stamps=False) is None
+        sessions, signers = app.state.sessionmaker, app.state.signers
+        assert await sign_what_is_new(sessions, signers, stamps=False) is None
         with database.connect() as connection:
             sizes = connection.execute(text("SELECT size FROM log_checkpoints")).scalars().all()
         assert sizes == [2]

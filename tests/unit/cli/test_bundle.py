@@ -69,6 +69,29 @@ def test_a_key_that_others_may_read_or_that_is_none_is_not_used(evidence: Path, 
     assert not (tmp_path / "b.zip").exists()
 
 
+def test_a_changed_signing_key_leaves_old_bundles_good(evidence: Path, tmp_path: Path) -> None:
+    """For whoever keeps the old line; both implementations agree."""
+    old_bundle, keys = _signed(evidence, tmp_path)
+    key, new_bundle = tmp_path / "auditor.pem", tmp_path / "new.zip"
+    old_private, old_line = key.read_text(), keys.read_text()
+    new_line, retired = _invoke("signing-key", key, "--rotate").splitlines()
+    assert retired.split()[:2] == old_line.split()[:2]
+    assert retired.endswith("auditor, retired")
+    assert (key.stat().st_mode & 0o777, key.read_text() == old_private) == (0o600, False)
+    assert _invoke("signing-key", key, "--show").strip() == new_line
+    _invoke("bundle", evidence, "-o", new_bundle, "--sign", key)
+    keys.write_text(f"# both\n{new_line}\n{retired}\n")
+    for bundle in (old_bundle, new_bundle):
+        assert "signed by a key that you trust" in _invoke("check", bundle, "--trust", keys).replace(
+            "\n", " "
+        )
+    keys.write_text(f"{new_line}\n")
+    assert "proves nothing" in _invoke("check", old_bundle, "--trust", keys, status=1)
+    _invoke("check", new_bundle, "--trust", keys)
+    assert "one of them" in _refused("signing-key", key, "--rotate", "--show")
+    assert "No such file" in _refused("signing-key", tmp_path / "none.pem", "--rotate")
+
+
 def test_a_signed_bundle_passes_with_the_trusted_key_alone(evidence: Path, tmp_path: Path) -> None:
     bundle, keys = _signed(evidence, tmp_path)
     assert "signed by a key that you trust" in _invoke("check", bundle, "--trust", keys).replace("\n", " ")

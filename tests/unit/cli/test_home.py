@@ -71,6 +71,7 @@ def test_secrets_are_private_and_never_replaced(home: Home) -> None:
         home.kek_file,
         home.log_key_file,
         home.evidence_key_file,
+        home.witness_key_file,
         home.serving_token_file,
         home.dashboard_secret_file,
     )

@@ -69,7 +69,7 @@ def test_no_secret_in_arguments_environment_or_repr(site: Site, plan: dict[str, 
     home = site.home
     files = (home.kek_file, home.evidence_key_file, home.serving_token_file, home.dashboard_secret_file)
     secrets = [file.read_text().strip() for file in files]
-    secrets.append(site.home.log_key_file.read_text().split()[1])
+    secrets += [file.read_text().split()[1] for file in (site.home.log_key_file, site.home.witness_key_file)]
     for spec in plan.values():
         shown = " ".join((*spec.command, *spec.environment.values(), repr(spec)))
         assert not any(secret in shown for secret in secrets)
@@ -79,6 +79,7 @@ def test_only_the_api_knows_where_the_signing_keys_are(site: Site, plan: dict[st
     keys = {
         "DOUBLEI_LOG_KEY_FILE": site.home.log_key_file,
         "DOUBLEI_EVIDENCE_KEY_FILE": site.home.evidence_key_file,
+        "DOUBLEI_WITNESS_KEY_FILE": site.home.witness_key_file,
     }
     for variable, file in keys.items():
         assert {name for name, spec in plan.items() if variable in spec.environment} == {"api"}

@@ -20,7 +20,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LONG_RUNNING = {"postgres", "valkey", "api", "train", "probe", "serving", "dashboard"}
 ONE_SHOT = {"secrets", "migrations", "bootstrap", "weights"}
-SIGNING_KEYS = ("DOUBLEI_LOG_KEY_FILE", "DOUBLEI_EVIDENCE_KEY_FILE")
+ON_REQUEST = {"operator"}
+LOG_KEY, WITNESS_KEY = "DOUBLEI_LOG_KEY_FILE", "DOUBLEI_WITNESS_KEY_FILE"
+EVIDENCE_KEY = "DOUBLEI_EVIDENCE_KEY_FILE"
 NOT_OURS = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE", "XDG_CACHE_HOME"}
 
 
@@ -42,7 +44,8 @@ def _modules() -> Iterator[tuple[str, str]]:
 
 def test_every_process_of_the_embedded_stack_has_a_service() -> None:
     """Nothing of the process table is missing, and nothing is there that we don't know."""
-    assert set(SERVICES) == LONG_RUNNING | ONE_SHOT
+    assert set(SERVICES) == LONG_RUNNING | ONE_SHOT | ON_REQUEST
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == ON_REQUEST
 
 
 @pytest.mark.parametrize(("service", "module"), list(_modules()))
@@ -65,10 +68,15 @@ def test_every_required_setting_is_given(service: str) -> None:
     assert required <= set(SERVICES[service]["environment"])
 
 
-@pytest.mark.parametrize("key", SIGNING_KEYS)
-def test_only_the_api_is_told_where_the_signing_keys_are(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "told"), [(LOG_KEY, {"api", "operator"}), (WITNESS_KEY, {"api"}), (EVIDENCE_KEY, {"api"})]
+)
+def test_only_the_api_is_told_where_the_signing_keys_are(key: str, told: set[str]) -> None:
+    """And who changes them, who alone may write where they lie, besides the one that made them."""
     knowing = {name for name, service in SERVICES.items() if key in service.get("environment", {})}
-    assert knowing == {"api"}
+    assert knowing == told
+    writing = {name for name, service in SERVICES.items() if "secrets:/secrets" in service.get("volumes", [])}
+    assert writing == {"secrets", "operator"}
 
 
 @pytest.mark.parametrize("service", sorted(LONG_RUNNING))

@@ -19,6 +19,7 @@ def test_made_once_and_readable_by_one_user(tmp_path: Path) -> None:
         "log-key",
         "pgpass",
         "serving-token",
+        "witness-key",
     ]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert make(tmp_path) == []
