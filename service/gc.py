@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.db.engine import sync_engine, sync_sessions
@@ -280,5 +281,8 @@ if __name__ == "__main__":
     try:
         main(load_settings(), delete=options.delete, as_json=options.json)
     except SettingsError as error:
-        print(f"doublei gc: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except SQLAlchemyError as error:
+        print(f"the records can't be read: {type(error).__name__}", file=sys.stderr)
         sys.exit(1)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.commands.stack import HomeOption
-from cli.errors import NotRunning
+from cli.errors import NotRunning, StackError
 from cli.stack import state
 from cli.stack.home import locate
 from cli.stack.plan import service_environment
@@ -47,6 +47,7 @@ def gc(
         raise NotRunning(f"no stack runs in {place.root}; start it with doublei up, or set DATABASE_URL")
     command = [sys.executable, "-P", "-m", "service.gc"]
     command += ([] if dry_run else ["--delete"]) + (["--json"] if as_json else [])
-    ended = subprocess.run(command, env=environment, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
-        raise typer.Exit(1)
+        raise StackError((ended.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    typer.echo(ended.stdout, nl=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
+from sqlalchemy import Row
 
 from service.api.dependencies import (
     DbSession,
@@ -245,7 +246,7 @@ async def list_checkpoints(
     it has succeeded."""
     job = await _job(session, principal, job_id)
     found = await session.execute(checkpoints.page(job.id, after=after, limit=limit))
-    return page(list(found.tuples()), limit, _checkpoint_wire)
+    return page(found.all(), limit, _checkpoint_wire)
 
 
 async def _job(session: DbSession, principal: Principal, job_id: str) -> Job:
@@ -326,7 +327,7 @@ def _progress_wire(job: Job) -> dict[str, Any] | None:
     return {"stage": job.stage} | {name: progress.get(name) for name in names}
 
 
-def _checkpoint_wire(row: tuple[Checkpoint, str, str | None]) -> dict[str, Any]:
+def _checkpoint_wire(row: Row[Checkpoint, str, str | None]) -> dict[str, Any]:
     """OpenAI's checkpoint object, then ours: whether its marks were looked for."""
     checkpoint, model_id, key_id = row
     return {

@@ -73,8 +73,8 @@ class RunConfig:
     precision: PrecisionChoice = "auto"
     threads: int | None = None
     checkpoint_dir: Path | None = None
-    """Where to leave checkpoints, and at each epoch's end, as `epoch-N`, the model as it then is. None: none.
-    See `checkpoints.py`."""
+    """Where to leave checkpoints, and at each epoch's end but the last the model as it then is, as `epoch-N`.
+    None: none. See `checkpoints.py`."""
     checkpoint_steps: int | None = None
     """One after every so many steps, whatever it costs."""
     checkpoint_seconds: float | None = 60.0

@@ -227,7 +227,7 @@ class _Run:
                     continue
                 rate = self._config.learning_rate * (1 - self.step / self.planned_steps)
                 self._take(step_rows, rate, epoch=epoch)
-            if passed >= done:
+            if passed >= done and epoch < self._config.n_epochs:
                 self._end_epoch(epoch)
 
     def check(self, checks: Sequence[TokenRow], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -344,7 +344,7 @@ class _Run:
             )
 
     def _end_epoch(self, epoch: int) -> None:
-        """Leave the model as it is, where checkpoints are kept."""
+        """Leave the model as it is, where checkpoints are kept. At the last one's end it is the result."""
         if self._write_model is None or self._config.checkpoint_dir is None:
             return
         folder = self._config.checkpoint_dir / f"epoch-{epoch}"

@@ -222,9 +222,10 @@ def test_the_newest_few_are_kept_and_an_epoch_s_end_leaves_its_model(program: Pr
     written = [event["file"] for event in of_kind(events, "checkpoint")]
     assert len(written) > 4
     assert sorted(path.name for path in program.checkpoints.glob("*.checkpoint")) == written[-3:]
-    assert [event["epoch"] for event in of_kind(events, "epoch_saved")] == [1, 2]
-    models = [program.checkpoints / f"epoch-{n}" / "adapter_model.safetensors" for n in (1, 2)]
-    assert models[1].read_bytes() == weights != models[0].read_bytes()
+    assert [event["epoch"] for event in of_kind(events, "epoch_saved")] == [1]
+    model = (program.checkpoints / "epoch-1" / "adapter_model.safetensors").read_bytes()
+    assert len(model) == len(weights)
+    assert model != weights
 
 
 def test_no_row_is_in_a_checkpoint(program: Program) -> None:
