@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, dispute, evidence, key, lab, log, mix, secrets, stack, verify
+from cli.commands import audits, demo, dispute, evidence, gc, key, lab, log, mix, secrets, stack, verify
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -25,6 +25,7 @@ dispute.register(app)
 audits.register(app)
 lab.register(app)
 mix.register(app)
+gc.register(app)
 app.add_typer(key.app, name="key")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(log.app, name="log")

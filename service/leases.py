@@ -32,7 +32,7 @@ def claim(table: LeasedTable, row_id: str, *, owner: str, lease_seconds: int) ->
             table.id == row_id,
             table.cancel_requested.is_(False),
             table.attempt < table.max_attempts,
-            or_(table.status == "queued", _expired(table)),
+            or_(table.status == "queued", expired(table)),
         )
         .values(
             status="running",
@@ -134,7 +134,7 @@ def reap_cancelled(table: LeasedTable, *, values: dict[str, Any] | None = None) 
     """End the expired rows whose cancellation was asked for. Returns (id)."""
     return (
         update(table)
-        .where(_expired(table), table.cancel_requested.is_(True))
+        .where(expired(table), table.cancel_requested.is_(True))
         .values(
             status="cancelled",
             finished_at=func.clock_timestamp(),
@@ -152,7 +152,7 @@ def reap_exhausted(
     """Fail the expired rows that have no attempts left. Returns (id)."""
     return (
         update(table)
-        .where(_expired(table), table.cancel_requested.is_(False), table.attempt >= table.max_attempts)
+        .where(expired(table), table.cancel_requested.is_(False), table.attempt >= table.max_attempts)
         .values(
             status="failed",
             error=error,
@@ -169,7 +169,7 @@ def reap_expired(table: LeasedTable, *, values: dict[str, Any] | None = None) ->
     """Queue the expired rows that have attempts left. Returns (id)."""
     return (
         update(table)
-        .where(_expired(table), table.cancel_requested.is_(False), table.attempt < table.max_attempts)
+        .where(expired(table), table.cancel_requested.is_(False), table.attempt < table.max_attempts)
         .values(status="queued", lease_owner=None, lease_expires_at=None, progress=None, **(values or {}))
         .returning(table.id)
     )
@@ -191,7 +191,8 @@ def try_reaper_lock() -> Select[bool]:
     return select(func.pg_try_advisory_xact_lock(text(str(REAPER_LOCK))))
 
 
-def _expired(table: LeasedTable) -> ColumnElement[bool]:
+def expired(table: LeasedTable) -> ColumnElement[bool]:
+    """Rows whose worker was lost."""
     return and_(table.status == "running", table.lease_expires_at < func.clock_timestamp())
 
 

@@ -19,6 +19,7 @@ from service.db.models import Job, Verification
 from service.dispatch import Dispatcher, DispatchError, TaskName
 from service.jobs import statements as job_statements
 from service.jobs.cancel import CANCELLED_MESSAGE
+from service.jobs.pause import PAUSED_MESSAGE
 from service.jobs.statements import NOT_RUNNING
 from service.leases import LeasedTable
 from service.settings import load_settings
@@ -105,6 +106,10 @@ async def reap_once(sessions: async_sessionmaker[AsyncSession], dispatcher: Disp
 
 
 async def _reap(session: AsyncSession, table: LeasedTable) -> None:
+    if table is Job:
+        for job_id in (await session.scalars(job_statements.reap_paused())).all():
+            log.warning("reaper.expired", table=table.__tablename__, id=job_id, outcome=PAUSED_MESSAGE)
+            await session.execute(job_statements.event(job_id, PAUSED_MESSAGE))
     expired = leases.reap_expired(table, values=NOT_RUNNING if table is Job else None)
     ended = {"sealed_credential": None} if table is Verification else None
     steps = (

@@ -102,6 +102,18 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(default=512 * 1024 * 1024, alias="DOUBLEI_MAX_FILE_BYTES")
     public_docs: bool = Field(default=False, alias="DOUBLEI_PUBLIC_DOCS")
     """Serve /docs and /openapi.json to anybody."""
+    checkpoint_seconds: float = Field(default=60.0, gt=0, alias="DOUBLEI_CHECKPOINT_SECONDS")
+    """How much of a training a killed worker may cost. Later where one takes more than 1% of that time."""
+    checkpoint_steps: int | None = Field(default=None, ge=1, alias="DOUBLEI_CHECKPOINT_STEPS")
+    """A checkpoint also after every so many steps, whatever it costs."""
+    checkpoints_kept: int = Field(default=2, ge=1, le=1000, alias="DOUBLEI_CHECKPOINTS_KEPT")
+    """The newest so many of a job."""
+    checkpoint_retention_seconds: float = Field(
+        default=7 * 24 * 3600, ge=0, alias="DOUBLEI_CHECKPOINT_RETENTION_SECONDS"
+    )
+    """How long `doublei gc` leaves what a failed job could have gone on from."""
+    device_slots: int = Field(default=1, ge=1, le=64, alias="DOUBLEI_DEVICE_SLOTS")
+    """How many trainings may share one GPU, or this machine's processors where there is none."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
     ready_file: Path | None = Field(default=None, alias="DOUBLEI_READY_FILE")
     """A worker touches it once it takes messages; its supervisor and its container's health check look."""

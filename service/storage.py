@@ -1,4 +1,4 @@
-"""Files on disk: content-addressed blobs for datasets, folders for adapters.
+"""Files on disk: content-addressed blobs for datasets, folders for adapters and for checkpoints.
 
 A blob appears under its SHA-256 only when complete: it is written aside, synced, renamed, and its folder
 synced. Nothing below the root is readable by other users.
@@ -21,6 +21,9 @@ from typing import BinaryIO, Self
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+RUNS_FOLDER = "runs"
+"""Of the root: working folders of runs, each named `<job>.<epoch>`."""
 
 STALE_SECONDS = 24 * 3600
 """An unfinished upload older than this was left by a process that died."""
@@ -96,7 +99,8 @@ class Storage:
         self.blobs_dir = root / "blobs"
         self.incoming_dir = root / "incoming"
         self.adapters_dir = root / "adapters"
-        for folder in (root, self.blobs_dir, self.incoming_dir, self.adapters_dir):
+        self.checkpoints_dir = root / "checkpoints"
+        for folder in (root, self.blobs_dir, self.incoming_dir, self.adapters_dir, self.checkpoints_dir):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -115,9 +119,29 @@ class Storage:
         Raises:
             ValueError: the job id could name another folder.
         """
+        return self.adapters_dir / self._run(job_id, epoch)
+
+    def checkpoint_adapter_dir(self, job_id: str, epoch: int, step: int) -> Path:
+        """The same of the adapter as that run had it after `step` steps.
+
+        Raises:
+            ValueError: the job id could name another folder.
+        """
+        return self.adapters_dir / f"{self._run(job_id, epoch)}-{step}"
+
+    def states_dir(self, job_id: str, epoch: int) -> Path:
+        """Where that run leaves what a later one can go on from. Not created here.
+
+        Raises:
+            ValueError: the job id could name another folder.
+        """
+        return self.checkpoints_dir / self._run(job_id, epoch)
+
+    @staticmethod
+    def _run(job_id: str, epoch: int) -> Path:
         if not _NAME.fullmatch(job_id) or epoch < 0:
             raise ValueError("not a job id and run number")
-        return self.adapters_dir / job_id / str(epoch)
+        return Path(job_id) / str(epoch)
 
     def incoming(self) -> Incoming:
         """A place to write an upload to."""
@@ -148,14 +172,20 @@ class Storage:
         _sync_folder(target.parent)
         return True
 
-    def sweep_incoming(self, *, older_than_seconds: float = STALE_SECONDS) -> int:
-        """Remove uploads that a dead process left behind; returns how many."""
-        removed = 0
+    def stale_incoming(self, *, older_than_seconds: float = STALE_SECONDS) -> Iterator[Path]:
+        """Uploads that a dead process left behind."""
         for path in list(_files(self.incoming_dir)):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > older_than_seconds:
-                    path.unlink()
-                    removed += 1
+                    yield path
+
+    def sweep_incoming(self, *, older_than_seconds: float = STALE_SECONDS) -> int:
+        """Remove them; returns how many."""
+        removed = 0
+        for path in self.stale_incoming(older_than_seconds=older_than_seconds):
+            with suppress(FileNotFoundError):
+                path.unlink()
+                removed += 1
         return removed
 
 

@@ -16,6 +16,9 @@ from typing import Any
 STOP_GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
 
+SUSPEND_GRACE_SECONDS = 6.0
+"""Between SIGUSR1 and SIGKILL: a step and a checkpoint, and less than a stack waits for its workers."""
+
 MAX_LINE_BYTES = 64 * 1024
 
 _PR_SET_PDEATHSIG = 1
@@ -86,18 +89,26 @@ class Child:
 
     def stop(self) -> None:
         """SIGTERM now, SIGKILL if it is still there after the grace time. Returns at once."""
-        if self._stopping:
-            return
-        self._stopping = True
-        self._process.terminate()
-        timer = threading.Timer(STOP_GRACE_SECONDS, self._process.kill)
-        timer.daemon = True
-        timer.start()
+        self._end(signal.SIGTERM, STOP_GRACE_SECONDS)
+
+    def suspend(self) -> None:
+        """SIGUSR1 now: a trainer writes a checkpoint and ends, anybody else just ends. SIGKILL after the
+        grace time. Returns at once."""
+        self._end(signal.SIGUSR1, SUSPEND_GRACE_SECONDS)
 
     def kill(self) -> None:
         """SIGKILL."""
         self._stopping = True
         self._process.kill()
+
+    def _end(self, number: signal.Signals, grace_seconds: float) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._process.send_signal(number)
+        timer = threading.Timer(grace_seconds, self._process.kill)
+        timer.daemon = True
+        timer.start()
 
     def close(self) -> None:
         """Kill it if it still runs, and reap it."""

@@ -31,6 +31,7 @@ class Beat(StrEnum):
 
     kept = "kept"
     cancel_requested = "cancel_requested"
+    pause_requested = "pause_requested"
     lost = "lost"
 
 
@@ -38,6 +39,7 @@ class StopReason(StrEnum):
     """Why work was stopped before its end."""
 
     cancelled = "cancelled"
+    paused = "paused"
     lease_lost = "lease_lost"
     shutting_down = "shutting_down"
 
@@ -121,6 +123,8 @@ class LeaseKeeper:
             self._last_kept = started
             if beat is Beat.cancel_requested:
                 self._stop(StopReason.cancelled)
+            elif beat is Beat.pause_requested:
+                self._stop(StopReason.paused)
 
     def _watch_loop(self) -> None:
         while not self._done.wait(min(WATCH_SECONDS, self._beat_seconds)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker.errors import RunFailed
+from worker.record import checkpoints
 from worker.record.jobs import Event, JobRun
 from worker.selfcheck import SelfCheck
 
@@ -16,6 +17,15 @@ METRIC_EVENTS = 100
 
 METRIC_SECONDS = 1.0
 """And no two closer than this."""
+
+
+WAITING_MESSAGE = "Waiting for the device: another training has it"
+
+REFUSALS = {
+    "missing": "its file is gone",
+    "damaged": "its file is not as it was written",
+    "another_run": "the data, the settings or the software are no longer the same",
+}
 
 
 @dataclass(slots=True)
@@ -35,9 +45,29 @@ class Relay:
         match report.get("event"):
             case "loading":
                 self.run.note(stage="loading")
+            case "waiting_for_device":
+                self.run.note(Event(message=WAITING_MESSAGE), stage="waiting")
             case "started":
                 self._rows = report.get("rows")
                 self.run.note(_started_event(report), stage="training")
+            case "resumed":
+                self.run.note(_restarted_event(self.run, report))
+            case "checkpoint":
+                checkpoints.add_state(
+                    self.run,
+                    name=str(report["file"]),
+                    step=int(report["step"]),
+                    size_bytes=int(report["bytes"]),
+                )
+            case "epoch_saved":
+                output = checkpoints.folder(self.run) / str(report["folder"])
+                checkpoints.add_epoch(
+                    self.run, output=output, step=int(report["step"]), loss=report.get("loss")
+                )
+            case "checkpoint_refused":
+                self.run.note(_refused_event(report))
+            case "checkpoint_not_written":
+                self.run.note(_not_written_event(report))
             case "step":
                 self._step(report)
             case "checked" if self.self_check is not None:
@@ -52,6 +82,7 @@ class Relay:
                     _text(report.get("code"), "training_failed"),
                     _text(report.get("message"), "The training process gave no reason."),
                     param="training_file" if report.get("category") == "user" else None,
+                    retryable=report.get("code") == "device_busy",
                 )
 
     @property
@@ -106,6 +137,34 @@ class Relay:
                     },
                 )
             )
+
+
+def _restarted_event(run: JobRun, report: Mapping[str, Any]) -> Event:
+    """As Together and others name it; OpenAI's events have only messages and metrics as types."""
+    step = report.get("step")
+    return Event(
+        message=f"Job restarted from its checkpoint at step {step} of {report.get('total_steps')}",
+        data={"event": "job_restarted", "step": step, "attempt": run.attempt},
+    )
+
+
+def _refused_event(report: Mapping[str, Any]) -> Event:
+    reason = report.get("reason")
+    return Event(
+        message=f"A checkpoint was not used: {REFUSALS.get(str(reason), 'it could not be read')}",
+        level="warn",
+        data={"event": "checkpoint_refused", "reason": reason},
+    )
+
+
+def _not_written_event(report: Mapping[str, Any]) -> Event:
+    full = report.get("reason") == "disk_full"
+    why = "the disk is full" if full else "its folder can't be written to"
+    return Event(
+        message=f"No checkpoint at step {report.get('step')}: {why}. The training goes on",
+        level="warn",
+        data={"event": "checkpoint_not_written", "reason": report.get("reason"), "step": report.get("step")},
+    )
 
 
 def _started_event(report: Mapping[str, Any]) -> Event:

@@ -22,7 +22,7 @@ from worker.base_models import base_model_files
 from worker.child import Child
 from worker.errors import RunFailed
 from worker.lease import LeaseKeeper, Stopped, StopReason
-from worker.record import artifacts
+from worker.record import artifacts, checkpoints
 from worker.record.datasets import mean_characters, read_examples
 from worker.record.jobs import Event, JobRun
 from worker.record.watermarks import mix
@@ -33,6 +33,9 @@ from worker.tokens import TokenCounts, count_tokens
 log = structlog.get_logger(__name__)
 
 TRAINER = "worker.finetune"
+
+DEVICES_FOLDER = "devices"
+"""In storage: the locks of devices. A device's name is its own, so several machines may share the folder."""
 
 
 def train(run: JobRun) -> None:
@@ -48,11 +51,13 @@ def train(run: JobRun) -> None:
     with artifacts.run_folder(place.storage, run.job_id, run.epoch) as folder, keeper:
         try:
             trained_tokens = _produce(run, folder, keeper, work)
-            path, manifest = artifacts.keep(place.storage, run.job_id, run.epoch, folder / "output")
-            published = run.succeed(adapter_path=path, manifest=manifest, trained_tokens=trained_tokens)
-            if not published:
+            target = place.storage.adapter_dir(run.job_id, run.epoch)
+            path, manifest = artifacts.keep(place.storage, target, folder / "output")
+            if run.succeed(adapter_path=path, manifest=manifest, trained_tokens=trained_tokens):
+                checkpoints.clear(run, states=True)
+            else:
                 artifacts.discard(place.storage, run.job_id, run.epoch)
-                run.cancelled()
+                _cancel(run)
         except Stopped as stopped:
             _record_stop(run, stopped.reason)
         except RunFailed as failure:
@@ -81,10 +86,13 @@ class _Work:
             child = self._child
         if child is None:
             return
-        if reason is StopReason.lease_lost:
-            child.kill()
-        else:
-            child.stop()
+        match reason:
+            case StopReason.lease_lost:
+                child.kill()
+            case StopReason.cancelled:
+                child.stop()
+            case StopReason.paused | StopReason.shutting_down:
+                child.suspend()
 
 
 def _produce(run: JobRun, folder: Path, keeper: LeaseKeeper, work: _Work) -> int | None:
@@ -198,6 +206,7 @@ def _write_config(run: JobRun, folder: Path, model_dir: Path, prepared: _Prepare
     output = folder / "output"
     output.mkdir(mode=0o700)
     config = folder / "run.json"
+    settings = run.place.settings
     document = asdict(prepared.settings) | {
         "model_dir": str(model_dir),
         "output_dir": str(output),
@@ -206,6 +215,13 @@ def _write_config(run: JobRun, folder: Path, model_dir: Path, prepared: _Prepare
         "lora_target_modules": list(run.place.catalogue.get(run.base_model).lora_target_modules),
         "method": "lora",
         "seed": run.seed,
+        "checkpoint_dir": str(checkpoints.folder(run)),
+        "checkpoint_steps": settings.checkpoint_steps,
+        "checkpoint_seconds": settings.checkpoint_seconds,
+        "checkpoints_kept": settings.checkpoints_kept,
+        "resume_from": [str(path) for path in checkpoints.earlier(run)],
+        "device_lock_dir": str(run.place.storage.root / DEVICES_FOLDER),
+        "device_slots": settings.device_slots,
     }
     if prepared.self_check is not None:
         document |= {"checks": {"fd": prepared.checks}, **prepared.self_check.trainer_settings()}
@@ -215,19 +231,32 @@ def _write_config(run: JobRun, folder: Path, model_dir: Path, prepared: _Prepare
 
 def _record_stop(run: JobRun, reason: StopReason) -> None:
     log.info("job.stopped", job_id=run.job_id, epoch=run.epoch, reason=reason.value)
-    if reason is StopReason.lease_lost:
-        return
-    handed_back = reason is StopReason.shutting_down and run.hand_back(
-        "The worker is shutting down", count_attempt=False
-    )
-    if not handed_back:
-        run.cancelled()
+    match reason:
+        case StopReason.lease_lost:
+            pass
+        case StopReason.cancelled:
+            _cancel(run)
+        case StopReason.paused:
+            _leave(run, "The pause was taken back", count_attempt=False)
+        case StopReason.shutting_down:
+            _leave(run, "The worker is shutting down", count_attempt=False)
 
 
 def _record_failure(run: JobRun, failure: RunFailed) -> None:
     log.warning("job.run_failed", job_id=run.job_id, epoch=run.epoch, code=failure.code)
     if failure.retryable and run.attempt < run.max_attempts:
-        if not run.hand_back(failure.message.rstrip("."), count_attempt=True):
-            run.cancelled()
-        return
-    run.fail(failure.to_record())
+        _leave(run, failure.message.rstrip("."), count_attempt=True)
+    elif run.fail(failure.to_record()):
+        # what it could have gone on from stays for whoever looks into the failure, until `doublei gc`
+        checkpoints.clear(run, states=False)
+
+
+def _leave(run: JobRun, reason: str, *, count_attempt: bool) -> None:
+    """Unfinished: to wait if its owner wants that, else to another run, unless it is to be cancelled."""
+    if not run.paused() and not run.hand_back(reason, count_attempt=count_attempt):
+        _cancel(run)
+
+
+def _cancel(run: JobRun) -> None:
+    if run.cancelled():
+        checkpoints.clear(run, states=True)

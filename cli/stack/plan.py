@@ -252,7 +252,15 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
 
 def _environment(site: Site, child: str) -> dict[str, str]:
     """The child's environment: the user's own, and what ties the child to this stack."""
-    home, ports = site.home, site.ports
+    return service_environment(site.home, site.ports, site.socket_dir) | {
+        STACK_VARIABLE: site.stack_id,
+        CHILD_VARIABLE: child,
+    }
+
+
+def service_environment(home: Home, ports: Ports, socket_dir: Path) -> dict[str, str]:
+    """What any program needs that works on this stack's records: the user's own environment, and where the
+    stack's things are."""
     own = f"{HOST}:{ports.api}"
     allowed = ",".join(filter(None, (own, os.environ.get("DOUBLEI_SUSPECT_ALLOW", ""))))
     # Children run in the data folder, so a relative path must be resolved where the user meant it.
@@ -262,8 +270,8 @@ def _environment(site: Site, child: str) -> dict[str, str]:
         dict(os.environ)
         | paths
         | {
-            "DATABASE_URL": postgres.url(site.socket_dir),
-            "REDIS_URL": valkey.url(site.socket_dir),
+            "DATABASE_URL": postgres.url(socket_dir),
+            "REDIS_URL": valkey.url(socket_dir),
             "DOUBLEI_STORAGE_DIR": str(home.storage),
             "DOUBLEI_KEK_FILE": str(home.kek_file),
             "DOUBLEI_SERVING_URL": f"http://{HOST}:{ports.serving}",
@@ -280,7 +288,5 @@ def _environment(site: Site, child: str) -> dict[str, str]:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            STACK_VARIABLE: site.stack_id,
-            CHILD_VARIABLE: child,
         }
     )

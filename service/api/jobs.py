@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
+from sqlalchemy import Row
 
 from service.api.dependencies import (
     DbSession,
@@ -18,13 +19,13 @@ from service.api.dependencies import (
 )
 from service.api.models import BaseModels
 from service.api.pagination import DEFAULT_LIMIT, After, Limit, page
-from service.db.models import Job, JobEvent
+from service.db.models import Checkpoint, Job, JobEvent
 from service.dispatch import TaskName
 from service.errors import InvalidRequest, NotFound
 from service.jobs import cancel as cancelling
+from service.jobs import checkpoints, pause, statements
 from service.jobs import create as creating
 from service.jobs import hyperparameters as limits
-from service.jobs import statements
 from service.jobs.hyperparameters import Hyperparameters
 from service.log.usecases import entered
 from watermark.embedding import Strength
@@ -33,6 +34,9 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 Owner = Annotated[Principal, Depends(require_role(Role.owner))]
 OwnerOrProvider = Annotated[Principal, Depends(require_role(Role.owner, Role.provider))]
+
+SELF_CHECK_NOT_MADE = "not_made"
+"""A job looks for its marks in its result alone; of a checkpoint nobody knows how many have taken."""
 
 MAX_METADATA_PAIRS = 16
 _METADATA_PARAMETER = re.compile(r"metadata\[(.{1,64})\]")
@@ -200,6 +204,22 @@ async def cancel_job(job_id: str, principal: OwnerOrProvider, session: DbSession
     return _wire(await cancelling.cancel(session, await _job(session, principal, job_id)))
 
 
+@router.post("/{job_id}/pause")
+async def pause_job(job_id: str, principal: OwnerOrProvider, session: DbSession) -> dict[str, Any]:
+    """Let a job wait: it keeps its place in its training and gives its device free."""
+    return _wire(await pause.pause(session, await _job(session, principal, job_id)))
+
+
+@router.post("/{job_id}/resume")
+async def resume_job(
+    job_id: str, principal: OwnerOrProvider, session: DbSession, bells: Doorbell
+) -> dict[str, Any]:
+    """Let a paused job go on from its newest checkpoint."""
+    job = await pause.resume(session, await _job(session, principal, job_id))
+    bells.ring(TaskName.finetune_run, job.id)
+    return _wire(job)
+
+
 @router.get("/{job_id}/events")
 async def list_events(
     job_id: str,
@@ -215,10 +235,18 @@ async def list_events(
 
 
 @router.get("/{job_id}/checkpoints")
-async def list_checkpoints(job_id: str, principal: OwnerOrProvider, session: DbSession) -> dict[str, Any]:
-    """Always empty: a job publishes its last weights only."""
-    await _job(session, principal, job_id)
-    return {"object": "list", "data": [], "has_more": False}
+async def list_checkpoints(
+    job_id: str,
+    principal: OwnerOrProvider,
+    session: DbSession,
+    after: After = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """The models at the ends of epochs that can be used, newest first. Those of a marked job are there once
+    it has succeeded."""
+    job = await _job(session, principal, job_id)
+    found = await session.execute(checkpoints.page(job.id, after=after, limit=limit))
+    return page(found.all(), limit, _checkpoint_wire)
 
 
 async def _job(session: DbSession, principal: Principal, job_id: str) -> Job:
@@ -243,7 +271,7 @@ def _seconds(time: datetime | None) -> int | None:
 
 
 def _wire(job: Job) -> dict[str, Any]:
-    """OpenAI's job object, then ours: watermark, progress, stage, attempt, cancel_requested."""
+    """OpenAI's job object, then ours: watermark, progress, stage, attempt, what was asked for."""
     return {
         "id": job.id,
         "object": "fine_tuning.job",
@@ -270,6 +298,7 @@ def _wire(job: Job) -> dict[str, Any]:
         "progress": _progress_wire(job),
         "attempt": job.attempt,
         "cancel_requested": job.cancel_requested,
+        "pause_requested": job.pause_requested,
     }
 
 
@@ -296,6 +325,21 @@ def _progress_wire(job: Job) -> dict[str, Any] | None:
     names = ("step", "total_steps", "epoch", "loss", "learning_rate", "tokens_per_second", "eta_seconds")
     progress = job.progress or {}
     return {"stage": job.stage} | {name: progress.get(name) for name in names}
+
+
+def _checkpoint_wire(row: Row[Checkpoint, str, str | None]) -> dict[str, Any]:
+    """OpenAI's checkpoint object, then ours: whether its marks were looked for."""
+    checkpoint, model_id, key_id = row
+    return {
+        "id": checkpoint.id,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": _seconds(checkpoint.created_at),
+        "fine_tuned_model_checkpoint": model_id,
+        "fine_tuning_job_id": checkpoint.job_id,
+        "step_number": checkpoint.step,
+        "metrics": checkpoint.metrics,
+        "self_check": None if key_id is None else SELF_CHECK_NOT_MADE,
+    }
 
 
 def _event_wire(event: JobEvent) -> dict[str, Any]:

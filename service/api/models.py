@@ -110,5 +110,6 @@ def _wire(model: AnyModel) -> dict[str, Any]:
         "owned_by": model.organization_id,
         "root": model.base_model,
         "fine_tuning_job_id": model.job_id,
+        "checkpoint_id": model.checkpoint_id,
         "manifest": model.manifest,
     }

@@ -146,7 +146,7 @@ class Job(Base):
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     status: Mapped[str]
     stage: Mapped[str | None]
-    """loading, embedding, training, exporting: finer than the wire's statuses."""
+    """loading, embedding, waiting (for the device), training, exporting: finer than the wire's statuses."""
     base_model: Mapped[str]
     suffix: Mapped[str | None]
     seed: Mapped[int] = mapped_column(BigInteger)
@@ -163,6 +163,8 @@ class Job(Base):
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[dict[str, Any] | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False, server_default="false")
+    pause_requested: Mapped[bool] = mapped_column(default=False, server_default="false")
+    """of a running job: its worker is to stop after one more checkpoint."""
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")
     max_attempts: Mapped[int] = mapped_column(default=3, server_default="3")
     lease_owner: Mapped[str | None]
@@ -204,14 +206,46 @@ class JobEvent(Base):
     )
 
 
+class TrainingState(Base):
+    """What a later run of an unfinished job can go on from: a file of the run that wrote it."""
+
+    __tablename__ = "training_states"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    path: Mapped[str]
+    """relative to the storage folder; its name holds the file's SHA-256."""
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = _now()
+
+
+class Checkpoint(Base):
+    """The model as it was at the end of an epoch. It can be used once a model names it."""
+
+    __tablename__ = "checkpoints"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    lease_epoch: Mapped[int] = mapped_column(BigInteger)
+    """of the run that made it."""
+    step: Mapped[int]
+    metrics: Mapped[dict[str, Any]]
+    adapter_path: Mapped[str]
+    """relative to the storage folder."""
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+
 class Model(Base):
     """A published fine-tuned model; its adapter lies in storage."""
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(primary_key=True)
-    """ft:<base>:<organization>:<suffix>:<id>"""
+    """ft:<base>:<organization>:<suffix>:<id>, and of a checkpoint :ckpt-step-<step> after it"""
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
+    """None: the job's result."""
     base_model: Mapped[str]
     adapter_path: Mapped[str]
     """relative to the storage folder."""
@@ -219,6 +253,10 @@ class Model(Base):
     """file name -> SHA-256 of every file of the adapter."""
     created_at: Mapped[datetime] = _now()
     deleted_at: Mapped[datetime | None]
+    __table_args__ = (
+        # one result, and one model of each checkpoint
+        UniqueConstraint("job_id", "checkpoint_id", postgresql_nulls_not_distinct=True),
+    )
 
 
 class Verification(Base):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -41,6 +43,23 @@ def mark_deleted(file_id: str, organization_id: str) -> ReturningUpdate[str]:
 def lock_blob(sha256: str) -> Select[None]:
     """Until the transaction ends, nobody else adds or removes this blob."""
     return select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0)))
+
+
+def needed_blobs(digests: Sequence[str]) -> Select[str]:
+    """Those of the digests that a live file or an unfinished job needs, anybody's."""
+    unfinished = (
+        select(Job.id)
+        .where(
+            or_(Job.training_file_id == File.id, Job.validation_file_id == File.id),
+            Job.status.not_in(sorted(TERMINAL)),
+        )
+        .exists()
+    )
+    return (
+        select(File.sha256)
+        .distinct()
+        .where(File.sha256.in_(digests), or_(File.deleted_at.is_(None), unfinished))
+    )
 
 
 def unreferenced_blobs(organization_id: str, *, sha256: str | None = None) -> Select[str]:

@@ -28,7 +28,7 @@ async def cancel(session: AsyncSession, job: Job) -> Job:
     """
     # A queued job may be claimed and a running one queued again between the two statements, hence twice.
     for _ in range(2):
-        if (await session.execute(leases.cancel_queued(Job, job.id))).first() is not None:
+        if (await session.execute(statements.cancel_waiting(job.id))).first() is not None:
             await session.execute(statements.event(job.id, CANCELLED_MESSAGE))
             break
         if (await session.execute(leases.request_cancel(Job, job.id))).first() is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Insert, Select, Update, insert, select, update
+from sqlalchemy import ColumnElement, Insert, Select, Update, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from service import leases
@@ -62,18 +62,20 @@ def event(
     )
 
 
-NOT_RUNNING: dict[str, Any] = {"stage": None, "estimated_finish": None}
+NOT_RUNNING: dict[str, Any] = {"stage": None, "estimated_finish": None, "pause_requested": False}
 """What a job no longer says once its run is over."""
 
 
 def claim(job_id: str, *, owner: str, lease_seconds: int) -> Update:
-    """See `leases.claim`."""
-    return leases.claim(Job, job_id, owner=owner, lease_seconds=lease_seconds)
+    """See `leases.claim`. A lost run that was to pause is not taken over: the reaper pauses it."""
+    claimed = leases.claim(Job, job_id, owner=owner, lease_seconds=lease_seconds)
+    return claimed.where(Job.pause_requested.is_(False))
 
 
 def heartbeat(job_id: str, *, epoch: int, lease_seconds: int, values: dict[str, Any] | None = None) -> Update:
-    """See `leases.heartbeat`."""
-    return leases.heartbeat(Job, job_id, epoch=epoch, lease_seconds=lease_seconds, values=values)
+    """See `leases.heartbeat`. Returns (cancel_requested, pause_requested)."""
+    beat = leases.heartbeat(Job, job_id, epoch=epoch, lease_seconds=lease_seconds, values=values)
+    return beat.returning(Job.pause_requested)
 
 
 def set_while_held(job_id: str, *, epoch: int, values: dict[str, Any]) -> Update:
@@ -97,8 +99,84 @@ def ended(job_id: str, *, epoch: int, status: JobStatus) -> Select[str]:
 
 
 def hand_back(job_id: str, *, epoch: int, count_attempt: bool) -> Update:
-    """See `leases.hand_back`."""
-    return leases.hand_back(Job, job_id, epoch=epoch, count_attempt=count_attempt, values=NOT_RUNNING)
+    """See `leases.hand_back`. Not while a pause is asked for: nobody would resume it then."""
+    left = leases.hand_back(Job, job_id, epoch=epoch, count_attempt=count_attempt, values=NOT_RUNNING)
+    return left.where(Job.pause_requested.is_(False))
+
+
+def cancel_waiting(job_id: str) -> Update:
+    """Cancel a job that no worker has. Returns (id), or no row if one has it or it has ended."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_((JobStatus.queued, JobStatus.paused)))
+        .values(status=JobStatus.cancelled, cancel_requested=True, finished_at=func.clock_timestamp())
+        .returning(Job.id)
+    )
+
+
+def pause_queued(job_id: str) -> Update:
+    """Pause a job that no worker has. Returns (id), or no row."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.queued)
+        .values(status=JobStatus.paused)
+        .returning(Job.id)
+    )
+
+
+def request_pause(job_id: str) -> Update:
+    """Ask the worker that has the job to stop. Returns (id), or no row if none has it or it was asked."""
+    return (
+        update(Job)
+        .where(
+            Job.id == job_id,
+            Job.status == JobStatus.running,
+            Job.cancel_requested.is_(False),
+            Job.pause_requested.is_(False),
+        )
+        .values(pause_requested=True)
+        .returning(Job.id)
+    )
+
+
+def pause_held(job_id: str, *, epoch: int) -> Update:
+    """Leave the job as its owner asked; the attempt does not count. Returns (id), or no row: the lease is
+    lost, the pause was taken back, or a cancellation was asked for."""
+    return _paused(leases.held(Job, job_id, epoch)).values(attempt=Job.attempt - 1)
+
+
+def reap_paused() -> Update:
+    """Pause the expired rows whose owners asked for it and that may be tried again. Returns (id)."""
+    return _paused(leases.expired(Job)).where(Job.attempt < Job.max_attempts)
+
+
+def _paused(condition: ColumnElement[bool]) -> Update:
+    return (
+        update(Job)
+        .where(condition, Job.pause_requested.is_(True), Job.cancel_requested.is_(False))
+        .values(status=JobStatus.paused, lease_owner=None, lease_expires_at=None, **NOT_RUNNING)
+        .returning(Job.id)
+    )
+
+
+def resume(job_id: str) -> Update:
+    """Queue a paused job again. Returns (id), or no row: it is not paused."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.paused)
+        .values(status=JobStatus.queued, progress=None)
+        .returning(Job.id)
+    )
+
+
+def withdraw_pause(job_id: str) -> Update:
+    """Take back a pause that its worker has not made yet. Returns (id), or no row."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.running, Job.pause_requested.is_(True))
+        .values(pause_requested=False)
+        .returning(Job.id)
+    )
 
 
 def publish(
@@ -109,8 +187,9 @@ def publish(
     base_model: str,
     adapter_path: str,
     manifest: dict[str, str],
+    checkpoint_id: str | None = None,
 ) -> Insert:
-    """The model of a job that has just succeeded, in the same transaction."""
+    """The model of a job that has just succeeded, in the same transaction; or of one of its checkpoints."""
     return insert(Model).values(
         id=model_id,
         organization_id=organization_id,
@@ -118,6 +197,7 @@ def publish(
         base_model=base_model,
         adapter_path=adapter_path,
         manifest=manifest,
+        checkpoint_id=checkpoint_id,
     )
 
 

@@ -107,6 +107,15 @@ def model(job_id: str, model_id: str, manifest: Mapping[str, str]) -> Deed:
     return Deed(kind=EntryKind.model, subject=job_id, record=record)
 
 
+def checkpoint(job_id: str, model_id: str, manifest: Mapping[str, str], *, step: int, marked: bool) -> Deed:
+    """A job has published the model as it was after `step` steps. Of a marked one the entry says that its
+    marks were not looked for, so that nobody can later say that they were."""
+    record: dict[str, object] = {"job": job_id, "model": model_id, "manifest": dict(manifest), "step": step}
+    if marked:
+        record["self_check"] = "not_made"
+    return Deed(kind=EntryKind.model, subject=job_id, record=record)
+
+
 def preregistration(verification_id: str, sha256: str) -> Deed:
     """An audit was fixed before its first question."""
     record = {"verification": verification_id, "preregistration_sha256": sha256}

@@ -1,6 +1,7 @@
 """`python -m worker.finetune --config run.json`: one run, reported as JSON lines on stdout.
 
-Exit codes: 0 finished; 1 failed, after an `error` event; 143 stopped by SIGTERM (130 by SIGINT).
+Exit codes: 0 finished; 1 failed, after an `error` event; 143 stopped by SIGTERM (130 by SIGINT); 75 ended by
+SIGUSR1, after a checkpoint (138, if there was nothing yet to keep).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from worker.finetune.config import RunConfig, read_config
 from worker.finetune.dataset import read_rows
 from worker.finetune.errors import FinetuneError, OutOfMemoryError
 from worker.finetune.events import Events, claim_stdout
+from worker.finetune.suspension import EXIT_SUSPENDED, Suspended, Suspension
 
 
 class _Stopped(BaseException):
@@ -35,14 +37,22 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, metavar="run.json")
     options = parser.parse_args()
     events = claim_stdout()
-    config: RunConfig | None = None
+    suspension = Suspension()
+
+    def suspend(signal_number: int, frame: FrameType | None) -> None:
+        suspension.requested = True
+        if not suspension.armed:
+            _stop(signal_number, frame)
+
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
-        config = read_config(options.config)
-        _run(config, events)
+        signal.signal(signal.SIGUSR1, suspend)
+        _run(read_config(options.config), events, suspension)
     except _Stopped as stopped:
         return stopped.exit_code
+    except Suspended:
+        return EXIT_SUSPENDED
     except BrokenPipeError:
         return 1  # whoever started the run is gone, so nobody wants its result
     except FinetuneError as error:
@@ -53,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def _run(config: RunConfig, events: Events) -> None:
+def _run(config: RunConfig, events: Events, suspension: Suspension) -> None:
     events.send("loading")
     rows = read_rows(config.dataset)  # before the heavy imports, so that bad data fails at once
     checks = read_checks(config.checks)
@@ -66,7 +76,7 @@ def _run(config: RunConfig, events: Events) -> None:
     from worker.finetune.train import train
 
     try:
-        train(config, rows, checks, events)
+        train(config, rows, checks, events, suspension)
     except _Stopped:
         remove_partial(config.output_dir)
         raise

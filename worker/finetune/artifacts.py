@@ -27,6 +27,7 @@ def save(
     *,
     config: RunConfig,
     facts: Mapping[str, str | int | float],
+    output_dir: Path,
 ) -> None:
     """Write what was trained as plain peft or transformers loads it, and a model card with `facts`; beside a
     whole model its tokenizer too.
@@ -36,8 +37,8 @@ def save(
     Raises: DiskFullError, OutputNotWritableError.
     """
     try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=config.output_dir, prefix=".part-") as scratch:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".part-") as scratch:
             folder = Path(scratch)
             trainee.write(folder, base_model=config.base_model)
             if config.method == "full":
@@ -47,8 +48,8 @@ def save(
             for path in written:  # all before the first appears: a full disk is found out here
                 _flush(path)
             for path in written:
-                os.replace(path, config.output_dir / path.name)
-            _flush(config.output_dir)
+                os.replace(path, output_dir / path.name)
+            _flush(output_dir)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise DiskFullError("no space left for the result") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,22 @@ class RunConfig:
     """Longer rows lose their end."""
     precision: PrecisionChoice = "auto"
     threads: int | None = None
+    checkpoint_dir: Path | None = None
+    """Where to leave checkpoints, and at each epoch's end but the last the model as it then is, as `epoch-N`.
+    None: none. See `checkpoints.py`."""
+    checkpoint_steps: int | None = None
+    """One after every so many steps, whatever it costs."""
+    checkpoint_seconds: float | None = 60.0
+    """And one after so many seconds, later where that would cost more than a hundredth of the time."""
+    checkpoints_kept: int = 2
+    """The newest so many stay. Two, so that there is another where one is damaged."""
+    resume_from: tuple[Path, ...] = ()
+    """Checkpoints, or folders of them, in the order in which to try them. The first one that is whole and of
+    this very run is gone on from; if none is, the run begins at its beginning."""
+    device_lock_dir: Path | None = None
+    """Where the locks of devices are; see `device.py`. None: this run asks nobody."""
+    device_slots: int = 1
+    """How many trainings may share a device."""
 
     def __post_init__(self) -> None:
         """Raises: InvalidConfigError, naming the field."""
@@ -81,9 +98,12 @@ class RunConfig:
             ("batch_tokens", 8, 1 << 20),
             ("max_length_tokens", 8, 1 << 17),
             ("seed", 0, (1 << 63) - 1),
+            ("checkpoint_steps", 1, 1 << 40),
+            ("checkpoints_kept", 1, 1000),
+            ("device_slots", 1, 64),
         ):
             value = getattr(self, name)
-            if value is None and name == "batch_tokens":
+            if value is None and name in ("batch_tokens", "checkpoint_steps"):
                 continue
             if type(value) is not int or not smallest <= value <= largest:
                 raise InvalidConfigError(f"{name} must be a whole number from {smallest} to {largest}")
@@ -98,6 +118,11 @@ class RunConfig:
                 continue
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise InvalidConfigError(f"{name} must be a number from 0 to 1")
+        seconds = self.checkpoint_seconds
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf
+        ):
+            raise InvalidConfigError("checkpoint_seconds must be a number above 0, or null")
         if self.method not in get_args(Method):
             raise _unknown_method()
         if self.precision not in get_args(PrecisionChoice):
@@ -128,6 +153,15 @@ def parse_config(record: Mapping[str, Any]) -> RunConfig:
         if not isinstance(fields.get(name), str) or not fields[name]:
             raise InvalidConfigError(f"{name} must be a path")
         fields[name] = Path(fields[name])
+    for name in ("checkpoint_dir", "device_lock_dir"):
+        if fields.get(name) is not None:
+            if not isinstance(fields[name], str) or not fields[name]:
+                raise InvalidConfigError(f"{name} must be a path, or null")
+            fields[name] = Path(fields[name])
+    sources = fields.get("resume_from", [])
+    if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
+        raise InvalidConfigError("resume_from must be a list of paths")
+    fields["resume_from"] = tuple(Path(source) for source in sources)
     fields["dataset"] = _parse_source(fields.get("dataset"), "dataset")
     if fields.get("checks") is not None:
         fields["checks"] = _parse_source(fields["checks"], "checks")

@@ -60,6 +60,11 @@ class OutOfMemoryError(FinetuneError, MemoryError):
     category = "capacity"
 
 
+class DeviceBusyError(FinetuneError):
+    code = "device_busy"
+    category = "capacity"
+
+
 class DiskFullError(FinetuneError, OSError):
     code = "disk_full"
     category = "capacity"

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.storage import Storage
+from service.storage import RUNS_FOLDER, Storage
 from worker.errors import RunFailed
 
-RUNS_FOLDER = "runs"
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -34,10 +33,10 @@ def run_folder(storage: Storage, job_id: str, epoch: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def keep(storage: Storage, job_id: str, epoch: int, output: Path) -> tuple[str, dict[str, str]]:
-    """Make the files of `output` durable under the job's adapter folder.
+def keep(storage: Storage, target: Path, output: Path) -> tuple[str, dict[str, str]]:
+    """Make the files of `output` durable as `target`, a folder of one of the job's adapters.
 
-    Returns the folder relative to the storage and each file's SHA-256.
+    Returns that folder relative to the storage and each file's SHA-256.
 
     Raises:
         RunFailed: the trainer did not leave an adapter.
@@ -45,7 +44,6 @@ def keep(storage: Storage, job_id: str, epoch: int, output: Path) -> tuple[str, 
     if missing := [name for name in REQUIRED if not (output / name).is_file()]:
         raise RunFailed("incomplete_artifacts", f"The training process did not write {missing[0]}.")
     manifest = {path.name: _synced_sha256(path) for path in sorted(output.iterdir()) if path.is_file()}
-    target = storage.adapter_dir(job_id, epoch)
     target.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     _sync_folder(output)

@@ -9,14 +9,16 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Insert, Update, func
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from evidence.provenance import software_version
 from service.db.faults import is_temporary
-from service.db.models import WatermarkKey
-from service.jobs import statements
+from service.db.models import Checkpoint, WatermarkKey
+from service.jobs import checkpoints, statements
 from service.jobs.cancel import CANCELLED_MESSAGE
 from service.jobs.lifecycle import JobStatus
-from service.jobs.naming import fine_tuned_model
+from service.jobs.naming import checkpoint_model, fine_tuned_model
+from service.jobs.pause import PAUSED_MESSAGE
 from service.log import deeds
 from service.log.deeds import Deed, Marking
 from service.log.usecases import append, append_once
@@ -123,7 +125,9 @@ class JobRun:
             ).first()
         if row is None:
             return Beat.lost
-        return Beat.cancel_requested if row.cancel_requested else Beat.kept
+        if row.cancel_requested:
+            return Beat.cancel_requested
+        return Beat.pause_requested if row.pause_requested else Beat.kept
 
     def write(self, *events: Event, **values: Any) -> None:
         """Set columns of the job and append events, in one transaction; waits for a database that restarts.
@@ -171,16 +175,30 @@ class JobRun:
             software=software_version(),
         )
 
-        def enter(repeated: bool) -> None:
+        def enter(session: Session, repeated: bool) -> None:
+            if repeated:
+                append_once(session, deed)
+            else:
+                append(session, deed)
+
+        self.while_held(enter)
+
+    def while_held(self, write: Callable[[Session, bool], T]) -> T:
+        """Write in one transaction that holds the job's row; waits for a database that restarts. The second
+        argument of `write` says whether an earlier call may have got through.
+
+        Raises:
+            LeaseLost: another run has the job.
+            RecordsAway: the database stayed away.
+        """
+
+        def held(repeated: bool) -> T:
             with self.place.sessions.begin() as session:
                 if session.execute(statements.lock_while_held(self.job_id, epoch=self.epoch)).first() is None:
                     raise LeaseLost(self.job_id)
-                if repeated:
-                    append_once(session, deed)
-                else:
-                    append(session, deed)
+                return write(session, repeated)
 
-        self._persist(enter)
+        return self._persist(held)
 
     def _marking(self) -> Marking | None:
         key, options = self.watermark_key, self.watermark_options
@@ -195,7 +213,8 @@ class JobRun:
         )
 
     def succeed(self, *, adapter_path: str, manifest: dict[str, str], trained_tokens: int | None) -> bool:
-        """Publish the model and end the job, in one transaction. False: cancelled, or the lease is lost."""
+        """Publish the model, and the checkpoints that waited for it, and end the job, in one transaction.
+        False: cancelled, or the lease is lost."""
         values: dict[str, Any] = {"fine_tuned_model": self.model_id, "trained_tokens": trained_tokens}
         if self.latest is not None:
             values["progress"] = self.latest
@@ -212,11 +231,22 @@ class JobRun:
             Event(message="The job has successfully completed"),
         )
         deed = deeds.model(self.job_id, self.model_id, manifest)
-        return self._end(JobStatus.succeeded, *events, also=model, deed=deed, **values)
+
+        def publish(session: Session) -> list[Deed]:
+            session.execute(model)
+            return [*publish_waiting(session, self), deed]
+
+        return self._end(JobStatus.succeeded, *events, also=publish, **values)
 
     def cancelled(self) -> bool:
         """End the job as its owner asked. False: the lease is lost."""
         return self._end(JobStatus.cancelled, Event(message=CANCELLED_MESSAGE))
+
+    def paused(self) -> bool:
+        """Leave the job as its owner asked. False: the lease is lost, the pause was taken back, or the job is
+        to be cancelled."""
+        statement = statements.pause_held(self.job_id, epoch=self.epoch)
+        return self._persist(lambda _: self._leave_once(statement, (Event(message=PAUSED_MESSAGE),)))
 
     def fail(self, error: dict[str, str | None]) -> bool:
         """End the job with an error. False: the lease is lost."""
@@ -224,7 +254,8 @@ class JobRun:
         return self._end(JobStatus.failed, Event(message=message, level="error"), error=error)
 
     def hand_back(self, reason: str, *, count_attempt: bool) -> bool:
-        """Queue the job for another run. False: the lease is lost, or its cancellation was asked for."""
+        """Queue the job for another run. False: the lease is lost, or a pause or a cancellation was asked
+        for."""
         event = Event(message=f"{reason}; the job is queued again", level="warn")
         statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
         return self._persist(lambda _: self._leave_once(statement, (event,)))
@@ -233,14 +264,13 @@ class JobRun:
         self,
         status: JobStatus,
         *events: Event,
-        also: Insert | None = None,
-        deed: Deed | None = None,
+        also: Callable[[Session], list[Deed]] | None = None,
         **values: Any,
     ) -> bool:
         finish = statements.finish(self.job_id, epoch=self.epoch, status=status, values=values)
 
         def end(repeated: bool) -> bool:
-            return self._leave_once(finish, events, also, deed) or (repeated and self._ended_as(status))
+            return self._leave_once(finish, events, also) or (repeated and self._ended_as(status))
 
         return self._persist(end)
 
@@ -266,18 +296,16 @@ class JobRun:
         self,
         statement: Update,
         events: Sequence[Event],
-        also: Insert | None = None,
-        deed: Deed | None = None,
+        also: Callable[[Session], list[Deed]] | None = None,
     ) -> bool:
         with self.place.sessions.begin() as session:
             if session.execute(statement).first() is None:
                 return False
-            if also is not None:
-                session.execute(also)
+            entries = also(session) if also is not None else []
             for event in (*self.unwritten, *events):
                 session.execute(self._insert(event))
-            if deed is not None:
-                append(session, deed)
+            if entries:
+                append(session, *entries)
         return True
 
     def _persist(self, write: Callable[[bool], T]) -> T:
@@ -287,3 +315,27 @@ class JobRun:
         return statements.event(
             self.job_id, event.message, level=event.level, type=event.type, data=event.data
         )
+
+
+def publish_waiting(session: Session, run: JobRun) -> list[Deed]:
+    """Make a model of each of the job's checkpoints that no model names yet; returns what to enter."""
+    waiting = session.scalars(checkpoints.unpublished(run.job_id)).all()
+    return [publish_checkpoint(session, run, checkpoint) for checkpoint in waiting]
+
+
+def publish_checkpoint(session: Session, run: JobRun, checkpoint: Checkpoint) -> Deed:
+    """Make a model of one; returns what is to be entered."""
+    model_id = checkpoint_model(run.model_id, checkpoint.step)
+    session.execute(
+        statements.publish(
+            model_id=model_id,
+            organization_id=run.organization_id,
+            job_id=run.job_id,
+            base_model=run.base_model,
+            adapter_path=checkpoint.adapter_path,
+            manifest=checkpoint.manifest,
+            checkpoint_id=checkpoint.id,
+        )
+    )
+    marked = run.watermark_key is not None
+    return deeds.checkpoint(run.job_id, model_id, checkpoint.manifest, step=checkpoint.step, marked=marked)

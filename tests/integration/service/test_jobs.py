@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import httpx2
 import pytest
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from service.db.models import Job
 from service.dispatch import Dispatcher, TaskName
-from service.jobs import statements
+from service.jobs import checkpoints, statements
 from service.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -247,7 +248,8 @@ class TestRead:
         """An empty list, not an unknown route."""
         job = (await create()).json()["id"]
         page = (await owner.http.get(f"{JOBS}/{job}/checkpoints")).json()
-        assert page == {"object": "list", "data": [], "has_more": False}
+        assert (page["data"], page["has_more"]) == ([], False)
+        assert (await owner.http.get(f"{JOBS}/ftjob-none/checkpoints")).status_code == 404
 
 
 class TestCancel:
@@ -286,3 +288,138 @@ class TestCancel:
         assert response.json()["error"]["code"] == "job_already_ended"
         with Session(database) as session:
             assert session.get_one(Job, job).status == status
+
+
+class TestCheckpoints:
+    def publish(self, database: Engine, job_id: str, *steps: int, used: bool = True) -> list[str]:
+        """A checkpoint at each of these steps, and (if `used`) the model of it; returns the models' names."""
+        names = [f"ft:{MODEL}:acme::{job_id[-8:]}:ckpt-step-{step}" for step in steps]
+        for step, name in zip(steps, names, strict=True):
+            with Session(database) as session, session.begin():
+                path, manifest = f"adapters/{job_id}/1-{step}", {"x": "0" * 64}
+                metrics = {"step": step, "train_loss": 1.5}
+                found = checkpoints.add(
+                    job_id, epoch=1, step=step, metrics=metrics, adapter_path=path, manifest=manifest
+                )
+                checkpoint_id = session.scalar(found)
+                if used:
+                    model = statements.publish(
+                        model_id=name,
+                        organization_id=session.get_one(Job, job_id).organization_id,
+                        job_id=job_id,
+                        base_model=MODEL,
+                        adapter_path=path,
+                        manifest=manifest,
+                        checkpoint_id=checkpoint_id,
+                    )
+                    session.execute(model)
+        return names
+
+    async def test_newest_first_in_pages(self, create: Poster, owner: Any, database: Engine) -> None:
+        """The official client's own type accepts each."""
+        job = (await create()).json()["id"]
+        names = self.publish(database, job, 10, 20, 30)
+        url = f"{JOBS}/{job}/checkpoints"
+        page = (await owner.http.get(url, params={"limit": 2})).json()
+        assert page["has_more"]
+        rest = (await owner.http.get(url, params={"after": page["last_id"]})).json()
+        assert not rest["has_more"]
+        listed = [
+            FineTuningJobCheckpoint.model_validate(one, strict=True) for one in page["data"] + rest["data"]
+        ]
+        assert [one.fine_tuned_model_checkpoint for one in listed] == names[::-1]
+        assert [one.step_number for one in listed] == [30, 20, 10]
+        assert {(one.fine_tuning_job_id, one.metrics.train_loss) for one in listed} == {(job, 1.5)}
+        assert {one["self_check"] for one in page["data"]} == {None}
+
+    async def test_each_is_a_model_like_another(
+        self, create: Poster, owner: Any, new_account: Any, database: Engine
+    ) -> None:
+        """Its owner finds and deletes it; to another organization neither it nor the list is there."""
+        job = (await create()).json()["id"]
+        (name,) = self.publish(database, job, 10)
+        stranger = await new_account("owner")
+        assert (await stranger.http.get(f"{JOBS}/{job}/checkpoints")).status_code == 404
+        assert (await stranger.http.get(f"/v1/models/{name}")).status_code == 404
+        body = {"model": name, "messages": [{"role": "user", "content": "x"}]}
+        assert (await stranger.http.post("/v1/chat/completions", json=body)).status_code == 404
+        # nothing serves here, but it was let through
+        assert (await owner.http.post("/v1/chat/completions", json=body)).status_code == 503
+        assert (await owner.http.get(f"/v1/models/{name}")).json()["fine_tuning_job_id"] == job
+        assert (await owner.http.delete(f"/v1/models/{name}")).json()["deleted"]
+        assert (await owner.http.get(f"{JOBS}/{job}/checkpoints")).json()["data"] == []
+
+    async def test_what_can_not_be_used_is_not_listed(
+        self, create: Poster, owner: Any, database: Engine
+    ) -> None:
+        """As of a marked job that has not succeeded."""
+        job = (await create()).json()["id"]
+        (name,) = self.publish(database, job, 10, used=False)
+        assert (await owner.http.get(f"{JOBS}/{job}/checkpoints")).json()["data"] == []
+        assert (await owner.http.get(f"/v1/models/{name}")).status_code == 404
+
+    async def test_of_a_marked_job_it_is_said_that_nobody_looked_for_the_marks(
+        self, create: Poster, owner: Any, database: Engine
+    ) -> None:
+        key = await _watermark(owner)
+        job = (await create(watermark={"key": key["id"]})).json()["id"]
+        self.publish(database, job, 10)
+        (listed,) = (await owner.http.get(f"{JOBS}/{job}/checkpoints")).json()["data"]
+        assert listed["self_check"] == "not_made"
+
+
+class TestPause:
+    async def test_a_queued_job_waits_and_goes_on(
+        self, create: Poster, owner: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Asking twice changes nothing; going on rings for it."""
+        job = (await create()).json()["id"]
+        for _ in range(2):
+            response = await owner.http.post(f"{JOBS}/{job}/pause")
+            assert (response.status_code, response.json()["status"]) == (200, "paused")
+        rung: list[str] = []
+        monkeypatch.setattr(Dispatcher, "ring", lambda self, task, row_id: rung.append(row_id))
+        response = await owner.http.post(f"{JOBS}/{job}/resume")
+        assert (response.status_code, response.json()["status"]) == (200, "queued")
+        assert rung == [job]
+        again = await owner.http.post(f"{JOBS}/{job}/resume")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "job_not_paused")
+
+    async def test_a_running_job_by_its_worker(self, create: Poster, owner: Any, database: Engine) -> None:
+        """Until it has stopped the pause can be taken back."""
+        job = (await create()).json()["id"]
+        with Session(database) as session, session.begin():
+            session.execute(statements.claim(job, owner="w", lease_seconds=30)).one()
+        for action, requested in (("pause", True), ("pause", True), ("resume", False), ("pause", True)):
+            body = (await owner.http.post(f"{JOBS}/{job}/{action}")).json()
+            assert (body["status"], body["pause_requested"]) == ("running", requested)
+        with Session(database) as session, session.begin():
+            beat = session.execute(statements.heartbeat(job, epoch=1, lease_seconds=30)).one()
+            assert (beat.cancel_requested, beat.pause_requested) == (False, True)
+            session.execute(statements.pause_held(job, epoch=1)).one()
+        assert (await owner.http.get(f"{JOBS}/{job}")).json()["status"] == "paused"
+
+    async def test_a_paused_job_can_be_cancelled(self, create: Poster, owner: Any) -> None:
+        job = (await create()).json()["id"]
+        await owner.http.post(f"{JOBS}/{job}/pause")
+        assert (await owner.http.post(f"{JOBS}/{job}/cancel")).json()["status"] == "cancelled"
+        for action, code in (("pause", "job_not_pausable"), ("resume", "job_not_paused")):
+            response = await owner.http.post(f"{JOBS}/{job}/{action}")
+            assert (response.status_code, response.json()["error"]["code"]) == (409, code)
+            assert response.headers["x-should-retry"] == "false"
+
+    async def test_a_job_that_is_being_cancelled_does_not_wait(
+        self, create: Poster, owner: Any, database: Engine
+    ) -> None:
+        job = (await create()).json()["id"]
+        with Session(database) as session, session.begin():
+            session.execute(statements.claim(job, owner="w", lease_seconds=30)).one()
+        await owner.http.post(f"{JOBS}/{job}/cancel")
+        response = await owner.http.post(f"{JOBS}/{job}/pause")
+        assert (response.status_code, response.json()["error"]["code"]) == (409, "job_not_pausable")
+
+    async def test_nobody_else_s(self, create: Poster, new_account: Any) -> None:
+        job = (await create()).json()["id"]
+        stranger = await new_account("owner")
+        for action in ("pause", "resume"):
+            assert (await stranger.http.post(f"{JOBS}/{job}/{action}")).status_code == 404

@@ -226,7 +226,7 @@ class TestLifecycles:
         with database.connect() as connection:
             seed(connection)
             with pytest.raises(IntegrityError, match="ck_jobs_status"):
-                add_job(connection, "paused")
+                add_job(connection, "resting")
 
 
 def moves(database: Engine, table: str, status: str) -> bool:

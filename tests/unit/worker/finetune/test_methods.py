@@ -68,7 +68,13 @@ def test_a_method_lowers_the_loss_and_what_it_saves_is_the_trained_model(
     config = config_of(method, tiny_model_dir, tmp_path / "out")
     trainee, losses = trained(config)
     assert losses[-1] < losses[0] - 0.01
-    save(trainee, load_tokenizer(tiny_model_dir), config=config, facts={"rows": 16})
+    save(
+        trainee,
+        load_tokenizer(tiny_model_dir),
+        config=config,
+        facts={"rows": 16},
+        output_dir=config.output_dir,
+    )
 
     written = {path.name for path in config.output_dir.iterdir()}
     card = (config.output_dir / "README.md").read_text()
@@ -154,5 +160,5 @@ def test_a_disk_that_fills_leaves_nothing_of_a_whole_model(
 
     monkeypatch.setattr(flush, full_disk)
     with pytest.raises(DiskFullError):
-        save(trainee, load_tokenizer(tiny_model_dir), config=config, facts={})
+        save(trainee, load_tokenizer(tiny_model_dir), config=config, facts={}, output_dir=config.output_dir)
     assert list(config.output_dir.iterdir()) == []
