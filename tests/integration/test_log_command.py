@@ -151,8 +151,8 @@ def test_two_installations_one_the_others_witness(
     make_database: Callable[[], str],
     tmp_path: Path,
 ) -> None:
-    """Over real HTTP: cosigned while the witness is there, served without it when it hangs, and a rewritten log
-    is cosigned by nobody."""
+    """Over real HTTP: cosigned while the witness is there, served without it when it hangs, and a rewritten
+    log is cosigned by nobody."""
     other = tmp_path / "other"
     other.mkdir()
     (other / "witness-key").write_text(f"witness.example/w\n{base64.b64encode(os.urandom(32)).decode()}\n")
