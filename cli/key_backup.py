@@ -25,7 +25,7 @@ MIN_PASSPHRASE = 12
 SALT_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**17, 8, 1
 
-NAMES = ("kek", "log-key", "witness-key")
+NAMES = ("kek", "log-key", "witness-key", "evidence-key")
 """Files of the data folder's secrets that nothing can replace; the others are made anew."""
 
 
