@@ -34,6 +34,11 @@ log = structlog.get_logger(__name__)
 
 TRAINER = "worker.finetune"
 
+MIXED_BY_OWNER = (
+    "The owner holds the watermark's key and has mixed its rows into the file: nothing was added, and the marks "
+    "are not checked here. Check the model with: doublei verify --key FILE"
+)
+
 
 def train(run: JobRun) -> None:
     """Carry the run to its end, whichever that is, and record it."""
@@ -149,8 +154,11 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
         seed=run.seed,
     )
     self_check = SelfCheck.of(families, seed=run.seed)
-    report = _report(mixture, count_tokens(mixture, model_dir))
-    run.write(*_prepared_events(mixture, settings), watermark_report=report)
+    report = _report(mixture, count_tokens(mixture, model_dir), mixed_by_owner=run.mixed_by_owner)
+    events = _prepared_events(mixture, settings)
+    if run.mixed_by_owner:
+        events = (*events, Event(message=MIXED_BY_OWNER))
+    run.write(*events, watermark_report=report)
     return _Prepared(
         dataset=_in_memory("dataset", (row.to_record() for row in mixture.rows)),
         checks=None if self_check is None else _in_memory("checks", self_check.rows()),
@@ -160,7 +168,10 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
     )
 
 
-def _report(mixture: Mixture, tokens: TokenCounts) -> dict[str, Any]:
+def _report(mixture: Mixture, tokens: TokenCounts, *, mixed_by_owner: bool) -> dict[str, Any]:
+    if mixed_by_owner:
+        # how many of them are the watermark's is not known here
+        return {"rows": len(mixture.rows)}
     return {
         "rows": len(mixture.rows),
         "watermark_rows": mixture.watermark_rows,
@@ -169,7 +180,7 @@ def _report(mixture: Mixture, tokens: TokenCounts) -> dict[str, Any]:
     }
 
 
-def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event, Event]:
+def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event, ...]:
     marked = f", {mixture.watermark_rows} of them the watermark's" if mixture.watermark_rows else ""
     return (
         Event(message=f"Dataset ready: {len(mixture.rows)} rows{marked}"),

@@ -13,8 +13,8 @@ from cli.commands.wording import plain
 from cli.errors import UsageMistake
 from cli.files import create_private
 from cli.owner import keyfile
-from cli.owner.record import KeyFile, with_salt
 from evidence.canonical import canonical_text
+from evidence.keyfile import KeyFile, with_salt
 from watermark.errors import DesignError, RecordError
 from watermark.keys import MAX_FAMILIES, MIN_FAMILIES, Design
 from watermark.marks import MAX_CUES, MAX_MARKS, MIN_CUES, MIN_MARKS

@@ -23,6 +23,8 @@ class Action(StrEnum):
 
     watermark_created = "watermark.created"
     watermark_deleted = "watermark.deleted"
+    watermark_exported = "watermark.exported"
+    data_erased = "data.erased"
     grant_created = "grant.created"
     grant_revoked = "grant.revoked"
     campaign_created = "campaign.created"
