@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, evidence, key, lab, log, mix, stack, verify
+from cli.commands import audits, demo, erase, evidence, held, key, lab, log, mix, stack, verify
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -24,6 +24,8 @@ verify.register(app)
 audits.register(app)
 lab.register(app)
 mix.register(app)
+erase.register(app)
+held.register(key.app)
 app.add_typer(key.app, name="key")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(log.app, name="log")

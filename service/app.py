@@ -17,6 +17,7 @@ from service.api import (
     accounts,
     campaigns,
     chat,
+    data,
     errors,
     files,
     health,
@@ -43,6 +44,7 @@ SERVING_CONNECT_SECONDS = 5.0
 ROUTERS = (
     health.router,
     accounts.router,
+    data.router,
     files.router,
     watermarks.router,
     jobs.router,

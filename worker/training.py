@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 TRAINER = "worker.finetune"
 
 MIXED_BY_OWNER = (
-    "The owner holds the watermark's key and has mixed its rows into the file: nothing was added, and the marks "
-    "are not checked here. Check the model with: doublei verify --key FILE"
+    "The owner holds the watermark's key and has mixed its rows into the file: nothing was added, and the "
+    "marks are not checked here. Check the model with: doublei verify --key FILE"
 )
 
 

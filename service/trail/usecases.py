@@ -60,13 +60,13 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyEvent:
-    """Something about a watermark key that is not about one verification of it."""
+    """Something about an owner's watermark key, or about all it has, that is not about one verification."""
 
     action: Action
     owner_id: str
     """whose trail it goes to: the key's owner"""
     actor: Actor
-    watermark: str
+    watermark: str | None
     grant_id: str | None = None
     suspect_host: str | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)

@@ -144,6 +144,11 @@ async def delete(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
     users = (await session.scalars(statements.unfinished_users(key_id))).all()
     if users:
         raise KeyInUse(f"{key_id} is in use by {', '.join(users)}; cancel them or wait", param="id")
+    await shred(session, key_id, actor=actor)
+
+
+async def shred(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
+    """Destroy the sealed secret and end the grants of an own key that nothing uses."""
     for grant_id in (await session.scalars(statements.revoke_grants_of(key_id))).all():
         await record(session, key_event(Action.grant_revoked, actor, key_id, grant_id))
     await session.execute(statements.shred(key_id))
