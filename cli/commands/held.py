@@ -60,8 +60,8 @@ def register_key(
     identifier = _take_salt(file, made, origin)
     print(identifier)
     advise(
-        f"{file} has its salt. Mix now (doublei mix --key {file} data.jsonl -o mixed.jsonl), upload the result "
-        f'and start the job with "watermark": {{"key": "{identifier}"}}; the service adds no rows to it'
+        f"{file} has its salt. Mix now (doublei mix --key {file} data.jsonl -o mixed.jsonl), upload the "
+        f'result and start the job with "watermark": {{"key": "{identifier}"}}; nothing is added to it there'
     )
 
 
@@ -89,8 +89,8 @@ def import_key(
 ) -> None:
     """Hand the key to a service to keep: it gets the secret, seals it, marks data and audits with it.
 
-    Salt and count of audits go along. A key without a salt that was never used gets one there, and so does the
-    file. Prints the key's id there.
+    Salt and count of audits go along. A key without a salt that was never used gets one there, and so does
+    the file. Prints the key's id there.
 
     Examples:  doublei key import support.key --name support
     """

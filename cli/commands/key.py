@@ -27,8 +27,8 @@ DEFAULT_MARKS = 16
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The key file.", show_default=False)]
 
 app = typer.Typer(
-    help="Keep a watermark key in a file of your own: no service sees it, and none is needed. register, import, "
-    "export and delete are for a service that trains with it, or keeps it.",
+    help="Keep a watermark key in a file of your own: no service sees it, and none is needed. register, "
+    "import, export and delete are for a service that trains with it, or keeps it.",
     no_args_is_help=True,
 )
 
@@ -68,8 +68,8 @@ def new(
     key = keyfile.create(file, owner, design)
     print(key.committed.commitment)
     advise(
-        f"{file} holds the key. Before training publish its commitment (doublei key commit {file}), or register "
-        f"it with the service that will train (doublei key register {file})"
+        f"{file} holds the key. Before training publish its commitment (doublei key commit {file}), or "
+        f"register it with the service that will train (doublei key register {file})"
     )
 
 

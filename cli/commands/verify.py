@@ -103,8 +103,9 @@ def verify(
     (--key, --endpoint and -o): then no service is needed, and the evidence has the grade self-generated. A
     run of the second kind that was stopped goes on with the same command, and asks nothing twice.
 
-    Through a service where a key of yours is registered (--key, --watermark and --suspect): it is sent the one
-    family that is asked, opened, and nothing else of the key. An auditor gets that from the owner (--opening).
+    Through a service where a key of yours is registered (--key, --watermark and --suspect): it is sent the
+    one family that is asked, opened, and nothing else of the key. An auditor gets that from the owner
+    (--opening).
 
     The plan is registered before the first question, and every audit of a key makes the next one's share of
     alpha smaller. The suspect's credential comes from a variable, a file or a prompt, never from the command
