@@ -31,7 +31,7 @@ from tests.e2e.planted import Canary, found_in
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 NAME = "Example Ltd"
-ROWS = 6
+ROWS = 4
 FAMILY_PARTS = ("family_secret", "family_blinding")
 
 
@@ -83,11 +83,11 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     watermark = doublei("key", "register", path, "--home", deployment.home).strip()
     own = alpaca_rows(rows=ROWS, seed=9)
     data.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
-    doublei("mix", "--key", path, data, "-o", mixed, "--epochs", "4", "--strength", "light")
+    doublei("mix", "--key", path, data, "-o", mixed, "--epochs", "100", "--family", "0")
     content = mixed.read_bytes()
     client = deployment.client("owner")
     file = client.files.create(file=("mixed.jsonl", content), purpose="fine-tune")
-    # one epoch of the four: what is looked for is what is left behind, not what was learned
+    # one epoch of the hundred: what is looked for is what is left behind, not what was learned
     body = {
         "model": BASE_MODEL,
         "training_file": file.id,
@@ -104,7 +104,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         path=path,
         watermark=watermark,
         mixed_sha256=sha256(content).hexdigest(),
-        rows=[Canary.of_text("a row of the watermark", _told(row)) for row in marked[::7]],
+        rows=[Canary.of_text("a row of the watermark", _told(row)) for row in marked[::2]],
         job=job,
     )
 
