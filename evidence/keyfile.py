@@ -61,8 +61,11 @@ class Salt:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Salt:
         """Raises `KeyFileInvalid` or `RecordError`."""
+        value = unhex(record.get("value"), "salt.value")
+        if not MIN_SALT_BYTES <= len(value) <= MAX_SALT_BYTES:
+            raise KeyFileInvalid(f"salt.value has not {MIN_SALT_BYTES} to {MAX_SALT_BYTES} bytes")
         return cls(
-            value=unhex(record.get("value"), "salt.value"),
+            value=value,
             source=_get(record, "source", str),
             set_at=_get(record, "set_at", str),
         )
@@ -133,6 +136,9 @@ class Registered:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Registered:
         """Raises `KeyFileInvalid`."""
+        for name in ("verification", "registered_at", "preregistration_sha256"):
+            if not _get(record, name, str).isprintable():
+                raise KeyFileInvalid(f"{name} has characters that can't be printed")
         return cls(
             verification=_get(record, "verification", str),
             family=_get(record, "family", int),

@@ -56,6 +56,8 @@ BAD_FILES: list[dict[str, Any]] = [
     {"more": 1},
     {"format": "doublei-key/9"},
     {"audits": [{"verification": 1}]},
+    {"audits": [{"verification": "\0", "family": 0, "registered_at": "", "preregistration_sha256": ""}]},
+    {"salt": {"value": "ab", "source": "x", "set_at": "y"}},
 ]
 
 
