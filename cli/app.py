@@ -6,7 +6,22 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, dispute, evidence, gc, key, lab, log, mix, secrets, stack, verify
+from cli.commands import (
+    audits,
+    demo,
+    dispute,
+    erase,
+    evidence,
+    gc,
+    held,
+    key,
+    lab,
+    log,
+    mix,
+    secrets,
+    stack,
+    verify,
+)
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -26,6 +41,8 @@ audits.register(app)
 lab.register(app)
 mix.register(app)
 gc.register(app)
+erase.register(app)
+held.register(key.app)
 app.add_typer(key.app, name="key")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(log.app, name="log")

@@ -48,6 +48,10 @@ class Api:
         """Send a JSON object, get one."""
         return self._json(self._send("POST", path, json=body or {}))
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """Delete something, get an object that says so."""
+        return self._json(self._send("DELETE", path))
+
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
         """Upload a dataset for fine-tuning."""
         return self._json(

@@ -19,6 +19,7 @@ from service.api import (
     campaigns,
     chat,
     commitments,
+    data,
     errors,
     evidence,
     files,
@@ -50,6 +51,7 @@ SERVING_CONNECT_SECONDS = 5.0
 ROUTERS = (
     health.router,
     accounts.router,
+    data.router,
     files.router,
     watermarks.router,
     commitments.router,

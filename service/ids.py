@@ -15,6 +15,12 @@ def random_base62(length: int) -> str:
     return "".join(secrets.choice(BASE62) for _ in range(length))
 
 
+def is_id(text: str, prefix: str) -> bool:
+    """Whether a text looks like an identifier of that kind."""
+    start, _, rest = text.partition("-")
+    return start == prefix and len(rest) == ID_CHARACTERS and set(rest) <= set(BASE62)
+
+
 def new_id(prefix: str) -> str:
     """A fresh identifier such as ``file-3rT…``; unguessable, though no access rule relies on that."""
     return f"{prefix}-{random_base62(ID_CHARACTERS)}"

@@ -154,6 +154,28 @@ def commit(owner_id: str, secret: Secret, design: Design) -> Commitment:
     )
 
 
+def parse_commitment(owner_id: str, record: object) -> tuple[Commitment, Design]:
+    """What an owner published of a key (`Commitment.to_record` with the design), taken apart.
+
+    Does not check that anybody knows a secret behind it: an opening does.
+
+    Raises:
+        RecordError, DesignError: it is malformed, or of a design that this software does not have.
+        OpeningError: the parts do not hash to the commitment.
+    """
+    types = {"commitment": str, "root_commitment": str, "family_commitments": list, "design": dict}
+    values = _fields(record, "commitment", types)
+    design = Design.from_record(values["design"])
+    families = _hex_list(values["family_commitments"], "commitment.family_commitments")
+    for value in (values["root_commitment"], *families):
+        unhex(value, "a commitment's part", SECRET_BYTES)
+    root = cast(str, values["root_commitment"])
+    joint = _joint_commitment(owner_id, root, families, design.to_record())
+    if len(families) != design.families or joint != values["commitment"]:
+        raise OpeningError("the parts do not hash to the commitment under this owner's name")
+    return Commitment(commitment=joint, root_commitment=root, family_commitments=families), design
+
+
 def derive(secret: Secret, salt: bytes, design: Design) -> Key:
     """Every family's marks. An empty salt is the grade ``self-generated`` (`watermark.decision`)."""
     return Key(

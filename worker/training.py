@@ -36,6 +36,10 @@ TRAINER = "worker.finetune"
 
 DEVICES_FOLDER = "devices"
 """In storage: the locks of devices. A device's name is its own, so several machines may share the folder."""
+MIXED_BY_OWNER = (
+    "The owner holds the watermark's key and has mixed its rows into the file: nothing was added, and the "
+    "marks are not checked here. Check the model with: doublei verify --key FILE"
+)
 
 
 def train(run: JobRun) -> None:
@@ -157,8 +161,11 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
         seed=run.seed,
     )
     self_check = SelfCheck.of(families, seed=run.seed)
-    report = _report(mixture, count_tokens(mixture, model_dir))
-    run.write(*_prepared_events(mixture, settings), watermark_report=report)
+    report = _report(mixture, count_tokens(mixture, model_dir), mixed_by_owner=run.mixed_by_owner)
+    events = _prepared_events(mixture, settings)
+    if run.mixed_by_owner:
+        events = (*events, Event(message=MIXED_BY_OWNER))
+    run.write(*events, watermark_report=report)
     return _Prepared(
         dataset=_in_memory("dataset", (row.to_record() for row in mixture.rows)),
         checks=None if self_check is None else _in_memory("checks", self_check.rows()),
@@ -168,7 +175,10 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
     )
 
 
-def _report(mixture: Mixture, tokens: TokenCounts) -> dict[str, Any]:
+def _report(mixture: Mixture, tokens: TokenCounts, *, mixed_by_owner: bool) -> dict[str, Any]:
+    if mixed_by_owner:
+        # how many of them are the watermark's is not known here
+        return {"rows": len(mixture.rows)}
     return {
         "rows": len(mixture.rows),
         "watermark_rows": mixture.watermark_rows,
@@ -177,7 +187,7 @@ def _report(mixture: Mixture, tokens: TokenCounts) -> dict[str, Any]:
     }
 
 
-def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event, Event]:
+def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event, ...]:
     marked = f", {mixture.watermark_rows} of them the watermark's" if mixture.watermark_rows else ""
     return (
         Event(message=f"Dataset ready: {len(mixture.rows)} rows{marked}"),

@@ -13,8 +13,8 @@ from cli.commands.wording import plain
 from cli.errors import UsageMistake
 from cli.files import create_private
 from cli.owner import keyfile
-from cli.owner.record import KeyFile, with_salt
 from evidence.canonical import canonical_text
+from evidence.keyfile import KeyFile, with_salt
 from watermark.errors import DesignError, RecordError
 from watermark.keys import MAX_FAMILIES, MIN_FAMILIES, Design
 from watermark.marks import MAX_CUES, MAX_MARKS, MIN_CUES, MIN_MARKS
@@ -27,7 +27,8 @@ DEFAULT_MARKS = 16
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The key file.", show_default=False)]
 
 app = typer.Typer(
-    help="Keep a watermark key in a file of your own: no service sees it, and none is needed.",
+    help="Keep a watermark key in a file of your own: no service sees it, and none is needed. register, "
+    "import, export and delete are for a service that trains with it, or keeps it.",
     no_args_is_help=True,
 )
 
@@ -66,7 +67,10 @@ def new(
         raise UsageMistake(str(error)) from None
     key = keyfile.create(file, owner, design)
     print(key.committed.commitment)
-    _advise(f"{file} holds the key. Publish its commitment before training: doublei key commit {file}")
+    advise(
+        f"{file} holds the key. Before training publish its commitment (doublei key commit {file}), or "
+        f"register it with the service that will train (doublei key register {file})"
+    )
 
 
 @app.command("commit")
@@ -82,6 +86,8 @@ def publish(
     Put it where others can see when it was there: a public repository, a timestamping service, a newspaper.
     The evidence alone can't show how old a commitment is.
 
+    A service that trains for you puts it into its log and salts the key: doublei key register.
+
     Examples:  doublei key commit support.key   |   doublei key commit support.key -o commitment.json
     """
     text = canonical_text(keyfile.read(file).public_record())
@@ -96,7 +102,7 @@ def publish(
         raise UsageMistake(f"--output: {output} exists already") from None
     except OSError as error:
         raise UsageMistake(f"--output: {output}: {error.strerror}") from None
-    _advise(f"wrote {output}")
+    advise(f"wrote {output}")
 
 
 @app.command()
@@ -125,7 +131,7 @@ def salt(
         keyfile.update(file, lambda key: with_salt(key, value, source))
     except RecordError:
         raise UsageMistake("HEX: give an even number of hexadecimal digits") from None
-    _advise(f"{file} has its salt; its rows may be mixed now: doublei mix --key {file} data.jsonl -o …")
+    advise(f"{file} has its salt; its rows may be mixed now: doublei mix --key {file} data.jsonl -o …")
 
 
 @app.command()
@@ -174,5 +180,6 @@ def _said(value: object) -> str:
     return "none" if value is None else plain(str(value))
 
 
-def _advise(text: str) -> None:
+def advise(text: str) -> None:
+    """What to do next, beside what the command prints for programs."""
     Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)

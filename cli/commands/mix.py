@@ -16,7 +16,7 @@ from cli.commands.wording import plain
 from cli.errors import CliError, UsageMistake
 from cli.files import create_private, write_private
 from cli.owner import keyfile, mixing
-from cli.owner.record import KeyFile, Mixed, now, with_mixed
+from evidence.keyfile import KeyFile, Mixed, now, with_mixed
 from watermark.embedding import Strength
 
 MAX_SHOWN_PROBLEMS = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,10 @@ from cli.client import Api as Client
 from cli.commands import credential
 from cli.commands.audits import JsonOption, WatchOption, follow, leave
 from cli.commands.connection import HomeOption, RoleOption, ServerOption, connect
+from cli.commands.held import note_audit, opened, read_opening
 from cli.commands.own_audit import OwnAudit, audit_alone
 from cli.errors import UsageMistake
+from cli.owner import keyfile
 from evidence.planning import PlanRequest
 from probe.adapters import Api
 
@@ -44,7 +47,18 @@ def verify(
         str | None, typer.Option("--suspect", metavar="URL", help="With --watermark: the suspect's base URL.")
     ] = None,
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="FILE", help="A key file; no service is needed.")
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="A key file; no service is needed. With --watermark: registered there.",
+        ),
+    ] = None,
+    opening: Annotated[
+        Path | None,
+        typer.Option(
+            "--opening", metavar="FILE", help="With --watermark: a family that the key's owner opened."
+        ),
     ] = None,
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", metavar="URL", help="With --key: the suspect's base URL.")
@@ -89,6 +103,10 @@ def verify(
     (--key, --endpoint and -o): then no service is needed, and the evidence has the grade self-generated. A
     run of the second kind that was stopped goes on with the same command, and asks nothing twice.
 
+    Through a service where a key of yours is registered (--key, --watermark and --suspect): it is sent the
+    one family that is asked, opened, and nothing else of the key. An auditor gets that from the owner
+    (--opening).
+
     The plan is registered before the first question, and every audit of a key makes the next one's share of
     alpha smaller. The suspect's credential comes from a variable, a file or a prompt, never from the command
     line. Exit status 0: the audit finished, whatever its verdict. 1: it did not, or something went wrong.
@@ -114,7 +132,9 @@ def verify(
         "--allow": bool(allow),
         "--conclude": conclude,
     }
-    if key is None:
+    if key is not None and opening is not None:
+        raise UsageMistake("--opening: a key file opens its families itself; give one of the two")
+    if key is None or watermark is not None:
         _refuse_given(alone, "goes with --key, not with a service's --watermark")
         if watermark is None or suspect is None:
             raise UsageMistake(
@@ -125,7 +145,7 @@ def verify(
         if endpoint is None or output is None:
             raise UsageMistake("--key: give --endpoint URL and -o FILE as well")
     token = credential.read_credential(suspect_key_env, suspect_key_file, prompt=suspect_key_prompt)
-    if key is not None and endpoint is not None and output is not None:
+    if watermark is None and key is not None and endpoint is not None and output is not None:
         audit_alone(
             OwnAudit(
                 key=key,
@@ -144,11 +164,18 @@ def verify(
     who: dict[str, Any] = {"base_url": suspect, "model": model, "api": api.value}
     if token is not None:
         who["api_key"] = token
+    request = {"watermark": watermark, "suspect": who, "plan": plan}
+    asked = family or 0
+    if key is not None:
+        request["opening"] = opened(keyfile.read(key), asked)
+    if opening is not None:
+        request["opening"] = read_opening(opening)
     _through_service(
         connect(home, server, role),
-        {"watermark": watermark, "suspect": who, "plan": plan},
+        request,
         watching=watching,
         as_json=as_json,
+        registered=lambda audit: None if key is None else note_audit(key, audit, asked),
     )
 
 
@@ -159,9 +186,17 @@ def _refuse_given(given: dict[str, bool], why: str) -> None:
             raise UsageMistake(f"{name} {why}")
 
 
-def _through_service(connection: Client, request: dict[str, Any], *, watching: bool, as_json: bool) -> None:
+def _through_service(
+    connection: Client,
+    request: dict[str, Any],
+    *,
+    watching: bool,
+    as_json: bool,
+    registered: Callable[[dict[str, Any]], None],
+) -> None:
     with connection as service:
         audit = service.post("/v1/verify", request)
+        registered(audit)
         console = Console(stderr=as_json)
         index = audit["preregistration"]["audit_index"]
         console.print(

@@ -17,12 +17,12 @@ from cli.errors import UsageMistake
 from cli.files import create_private, make_private_dir
 from cli.owner import keyfile
 from cli.owner.journal import Header
-from cli.owner.record import KeyFile
 from cli.owner.registering import Audit, on_record, register, rehearse
 from evidence.canonical import canonical_bytes, parse_canonical
 from evidence.dispute.cross import PLACES, A, B, declaration
 from evidence.document import preregistration_digest
 from evidence.errors import EvidenceError
+from evidence.keyfile import KeyFile
 from evidence.plan import Suspect
 from evidence.planning import PlanRequest
 

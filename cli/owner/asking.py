@@ -7,10 +7,10 @@ import signal
 from collections.abc import Callable, Sequence
 
 from cli.owner.journal import AuditJournal
-from cli.owner.record import now
 from cli.owner.registering import Audit
 from evidence.audit import Conclusion, conclude, questions, where
 from evidence.document import Document, KeyRecord, final_replies, preregistration_digest
+from evidence.keyfile import now
 from evidence.plan import ask_plan
 from evidence.provenance import software_record
 from evidence.remaining import given_up, left_to_ask

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from cli.errors import CliError, UsageMistake
-from cli.owner.record import now
 from evidence.document import UNKNOWN, Exchange
+from evidence.keyfile import now
 from evidence.remaining import spent_seconds
 from probe.session import Outcome
 from probe.transport import Peer

@@ -16,14 +16,13 @@ from typing import BinaryIO
 
 from cli.errors import UsageMistake
 from cli.files import create_private, write_private
-from cli.owner.record import KeyFile, now
 from evidence.canonical import canonical_bytes, parse_canonical
 from evidence.errors import EvidenceError
+from evidence.keyfile import KeyFile, KeyFileInvalid, check_owner, now
 from watermark.errors import WatermarkError
 from watermark.keys import SECRET_BYTES, Design, Secret
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
-MAX_OWNER_CHARS = 128
 
 
 def create(path: Path, owner: str, design: Design) -> KeyFile:
@@ -32,8 +31,10 @@ def create(path: Path, owner: str, design: Design) -> KeyFile:
     Raises:
         UsageMistake: the owner's name can't be used, or the file can't be made.
     """
-    if not 0 < len(owner) <= MAX_OWNER_CHARS or not owner.isprintable() or owner != owner.strip():
-        raise UsageMistake(f"--owner: give a name of 1 to {MAX_OWNER_CHARS} printable characters")
+    try:
+        check_owner(owner)
+    except KeyFileInvalid as error:
+        raise UsageMistake(f"--owner: {error}") from None
     key = KeyFile(
         owner=owner,
         secret=Secret(
@@ -79,6 +80,8 @@ def update(path: Path, change: Callable[[KeyFile], KeyFile]) -> KeyFile:
             changed = change(_read(path, file))
             write_private(place, canonical_bytes(changed.to_record()).decode())
             return changed
+    except KeyFileInvalid as error:
+        raise UsageMistake(str(error)) from None
     except OSError as error:
         raise UsageMistake(f"{path}: {error.strerror}") from None
 
@@ -88,7 +91,7 @@ def _read(path: Path, file: BinaryIO) -> KeyFile:
         raise UsageMistake(f"{path}: other users may read it; close it with: chmod 600 {path}")
     try:
         return KeyFile.from_record(parse_canonical(file.read(MAX_FILE_BYTES + 1)))
-    except (UsageMistake, EvidenceError, WatermarkError) as error:
+    except (EvidenceError, WatermarkError) as error:
         raise UsageMistake(f"{path} is no key, or is damaged: {error}") from None
 
 

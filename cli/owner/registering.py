@@ -12,9 +12,9 @@ from typing import Any
 from cli.errors import UsageMistake
 from cli.owner import keyfile
 from cli.owner.journal import AuditJournal, Header
-from cli.owner.record import KeyFile, Registered, now, with_audits
 from evidence.audit import Records
 from evidence.document import preregistration_digest
+from evidence.keyfile import KeyFile, Registered, now, with_audits
 from evidence.plan import Campaign, Parties, Suspect, preregistration_text
 from evidence.planning import PlanOutOfRange, PlanRequest, Shape, asking_of, plan_of
 from watermark.errors import PlanError

@@ -60,6 +60,7 @@ async def create_campaign(
             watermark=body.watermark,
             targets=targets,
             plan=body.plan.to_request(),
+            opening=body.opening,
         )
     await _trail(session, view, principal)
     for audit in view.audits:
@@ -79,7 +80,7 @@ async def _trail(session: AsyncSession, view: CampaignView, principal: Principal
     actor, first = actor_of(principal), view.audits[0]
     event = KeyEvent(
         action=Action.campaign_created,
-        owner_id=usecases.preregistration_record(first)["claimant"],
+        owner_id=await usecases.owner_of(session, first),
         actor=actor,
         watermark=view.campaign.key_id,
         grant_id=first.verification.grant_id,

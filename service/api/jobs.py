@@ -103,7 +103,7 @@ class WatermarkBody(Body):
 
     key: str
     families: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)] | None = None
-    strength: Strength = Strength.STANDARD
+    strength: Strength | None = None
 
     def to_request(self) -> creating.WatermarkRequest:
         """Families in ascending order, each once."""
@@ -312,6 +312,7 @@ def _watermark_wire(job: Job) -> dict[str, Any] | None:
         "commitment": options["commitment"],
         "families": options["families"],
         "strength": options["strength"],
+        "mixed_by": "service" if options["families"] is not None else "owner",
         "watermark_rows": report.get("watermark_rows"),
         "watermark_ratio": report.get("watermark_ratio"),
         "watermark_token_ratio": report.get("watermark_token_ratio"),

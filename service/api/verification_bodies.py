@@ -68,12 +68,17 @@ class PlanBody(Body):
         return PlanRequest(**values)
 
 
+Opening = Annotated[dict[str, JsonValue] | None, Field(repr=False)]
+"""One family of a key that its owner holds, as `doublei key open` writes it."""
+
+
 class VerifyBody(Body):
     """The body of POST /v1/verify."""
 
     watermark: Text
     suspect: SuspectBody
     plan: PlanBody = PlanBody()
+    opening: Opening = None
     auditor_nonce_commitment: Digest | None = None
     """hex SHA-256; docs/evidence-format.md says of what. The audit then waits for the nonce."""
 
@@ -84,6 +89,7 @@ class CampaignBody(Body):
     watermark: Text
     suspects: Annotated[list[SuspectBody], Field(min_length=1, max_length=MAX_SUSPECTS)]
     plan: PlanBody = PlanBody()
+    opening: Opening = None
 
 
 class BeaconBody(Body):

@@ -78,6 +78,7 @@ async def verify(
             Target(suspect=suspect, url=url),
             body.plan.to_request(),
             auditor_commitment=body.auditor_nonce_commitment or "",
+            opening=body.opening,
         )
     registered = {"audit_index": preregistration.audit_index}
     await session.execute(verification_event(verification.id, Action.preregistered, actor, registered))

@@ -1,4 +1,4 @@
-"""/v1/watermarks and their grants. A secret is in one response, once, and in no other."""
+"""/v1/watermarks and their grants. A secret is in the response that made it and in its owner's export."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import os
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.responses import Response
 
+from evidence.canonical import canonical_bytes
+from evidence.errors import EvidenceError
+from evidence.keyfile import KeyFile, Published
 from service.api.dependencies import (
     AppSealer,
     CurrentPrincipal,
@@ -21,9 +35,9 @@ from service.api.pagination import After, Limit, page
 from service.db.models import Grant, WatermarkKey
 from service.errors import InvalidRequest
 from service.log.usecases import entered
-from service.watermarks import statements, usecases
+from service.watermarks import custody, statements, usecases
 from service.watermarks.secrets import SEED_BYTES, ChosenSecret, DrawnSecret, KeySecret, PresetSecret
-from watermark.errors import DesignError, MarksError
+from watermark.errors import DesignError, MarksError, WatermarkError
 from watermark.keys import MIN_FAMILIES, SECRET_BYTES, Design, Secret
 from watermark.marks import parse_marks
 
@@ -33,13 +47,18 @@ YEAR_SECONDS = 365 * 24 * 3600
 MIN_DISTINCT_BYTES = 12
 """32 random bytes have fewer than 12 distinct values with probability below 2**-60."""
 
+_KINDS = ("secret", "marks", "preset", "commitment", "key_file")
+
+NOTHING_DRAWN: dict[str, Any] = {"secret": None, "blinding": None}
+
 Owner = Annotated[Principal, Depends(require_role(Role.owner))]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Host = Annotated[str, StringConstraints(max_length=300)]
 
 
 class Create(BaseModel):
-    """The body of POST /v1/watermarks: a key of ours, an imported secret, chosen marks, or a preset."""
+    """The body of POST /v1/watermarks: a key of ours, an imported secret or key file, a commitment to a key
+    that stays with its owner, chosen marks, or a preset."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     name: Name = "unnamed"
@@ -52,16 +71,20 @@ class Create(BaseModel):
     cues_per_mark: StrictInt | None = None
     marks: list[Any] | None = None
     preset: Literal["paper-input"] | None = None
+    commitment: dict[str, JsonValue] | None = None
+    """What `doublei key commit` prints: the secret stays with its owner."""
+    key_file: Annotated[dict[str, JsonValue] | None, Field(repr=False)] = None
+    """What `doublei key new` wrote, with the secret."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        kinds = [name for name in ("secret", "marks", "preset") if getattr(self, name) is not None]
+        kinds = [name for name in _KINDS if getattr(self, name) is not None]
         if len(kinds) > 1:
             raise ValueError(f"give one of {' and '.join(kinds)}")
         if self.blinding is not None and kinds not in (["secret"], ["marks"]):
             raise ValueError("blinding goes with an imported secret or with chosen marks")
         numbers = (self.families, self.marks_per_family, self.cues_per_mark)
-        if kinds in (["marks"], ["preset"]) and any(number is not None for number in numbers):
+        if kinds not in ([], ["secret"]) and any(number is not None for number in numbers):
             raise ValueError(f"the shape of a key with {kinds[0]} is given by them: leave out its numbers")
         return self
 
@@ -72,6 +95,29 @@ class Create(BaseModel):
             marks=default.marks if self.marks_per_family is None else self.marks_per_family,
             cues=default.cues if self.cues_per_mark is None else self.cues_per_mark,
         )
+
+    def to_published(self) -> Published:
+        """The commitment. Raises: InvalidRequest."""
+        try:
+            return Published.from_record(self.commitment)
+        except (EvidenceError, WatermarkError) as error:
+            raise InvalidRequest(
+                f"This is no commitment: {error}. Send what `doublei key commit FILE` prints.",
+                param="commitment",
+                code="invalid_commitment",
+            ) from None
+
+    def to_key_file(self) -> KeyFile:
+        """The key in the key file. Raises: InvalidRequest, without a value of it."""
+        try:
+            file = KeyFile.from_record(self.key_file)
+        except (EvidenceError, WatermarkError) as error:
+            raise InvalidRequest(
+                f"This is no key file: {error}.", param="key_file", code="invalid_key_file"
+            ) from None
+        for name, raw in (("secret", file.secret.value), ("blinding", file.secret.blinding)):
+            _refuse_weak(raw, f"key_file.{name}")
+        return file
 
     def to_secret(self) -> tuple[KeySecret, str, str]:
         """The key's secret, its origin and its grade.
@@ -111,7 +157,16 @@ class CreateGrant(BaseModel):
 
 @router.post("")
 async def create(body: Create, principal: Owner, session: DbSession, sealer: AppSealer) -> dict[str, Any]:
-    """Make or import a key. What the service drew is in this response and never again."""
+    """Make, import or register a key. What the service drew is in this response, and otherwise in an export
+    alone."""
+    if body.commitment is not None:
+        held = await custody.register(session, body.to_published(), actor=actor_of(principal), name=body.name)
+        return await _shown(session, held) | NOTHING_DRAWN
+    if body.key_file is not None:
+        taken = await custody.import_file(
+            session, sealer, body.to_key_file(), actor=actor_of(principal), name=body.name
+        )
+        return await _shown(session, taken) | NOTHING_DRAWN
     secret, origin, grade = body.to_secret()
     row = await usecases.create(
         session,
@@ -139,8 +194,21 @@ async def list_keys(
 async def get_key(key_id: str, principal: CurrentPrincipal, session: DbSession) -> dict[str, Any]:
     """The public side of one key."""
     row = await usecases.get(session, key_id, organization_id=principal.organization_id)
-    used = await usecases.families_used(session, [row])
-    return _key(row, used=used.get(row.id, 0)) | {"log": await entered(session, key_id)}
+    return await _shown(session, row)
+
+
+@router.get("/{key_id}/key", response_class=Response)
+async def export_key(key_id: str, principal: Owner, session: DbSession, sealer: AppSealer) -> Response:
+    """The key as a file of `doublei verify --key` and `doublei mix`, its secret included."""
+    file = await custody.export_file(session, sealer, key_id, actor=actor_of(principal))
+    return Response(
+        canonical_bytes(file.to_record()),
+        media_type="application/json",
+        headers={
+            "content-disposition": f'attachment; filename="{key_id}.key"',
+            "cache-control": "no-store",
+        },
+    )
 
 
 @router.delete("/{key_id}")
@@ -187,6 +255,12 @@ async def revoke_grant(
     return {"id": grant_id, "object": "watermark.grant", "deleted": True}
 
 
+async def _shown(session: AsyncSession, row: WatermarkKey) -> dict[str, Any]:
+    """The public side of a key, with what the log has of it."""
+    used = await usecases.families_used(session, [row])
+    return _key(row, used=used.get(row.id, 0)) | {"log": await entered(session, row.id)}
+
+
 def _hex(value: SecretStr | None, field: str) -> bytes | None:
     if value is None:
         return None
@@ -200,13 +274,17 @@ def _hex(value: SecretStr | None, field: str) -> bytes | None:
             param=field,
             code="invalid_secret",
         )
+    _refuse_weak(raw, field)
+    return raw
+
+
+def _refuse_weak(raw: bytes, field: str) -> None:
     if len(set(raw)) < MIN_DISTINCT_BYTES:
         raise InvalidRequest(
             f"{field} is not random: draw it with a generator such as `openssl rand -hex 32`",
             param=field,
             code="weak_secret",
         )
-    return raw
 
 
 def _shown_once(secret: KeySecret, body: Create) -> dict[str, Any]:
@@ -231,6 +309,7 @@ def _key(row: WatermarkKey, *, used: int) -> dict[str, Any]:
         "name": row.name,
         "origin": row.origin,
         "grade": row.grade,
+        "claimant": row.claimant,
         "commitment": row.commitment,
         "root_commitment": row.commitment_record["root_commitment"],
         "family_commitments": row.commitment_record["family_commitments"],

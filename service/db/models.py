@@ -104,7 +104,8 @@ class WatermarkKey(Base):
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     name: Mapped[str]
     origin: Mapped[str]
-    """service (we drew the secret), imported, chosen (the owner picked the words), preset (research)."""
+    """service (we drew the secret), imported, owner-held (we never had it), chosen (the owner picked the
+    words), preset (research)."""
     grade: Mapped[str]
     commitment: Mapped[str]
     """hex SHA-256; see watermark.keys."""
@@ -112,11 +113,29 @@ class WatermarkKey(Base):
     """root and family commitments, design: what anybody may see."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
-    """AES-256-GCM; see service.sealing."""
+    """AES-256-GCM; see service.sealing. Empty where the owner holds the secret, and once it was destroyed."""
+    committed_as: Mapped[str | None]
+    """The name that the owner's own commitment was made under; None: the organization's id."""
+    audits_before: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    """Audits that the imported key file had on record: their shares of alpha are spent."""
     created_at: Mapped[datetime] = _now()
     deleted_at: Mapped[datetime | None]
+
+    @property
+    def claimant(self) -> str:
+        """Who committed to the key, as its commitment and all evidence say."""
+        return self.organization_id if self.committed_as is None else self.committed_as
+
     __table_args__ = (
-        CheckConstraint("origin IN ('service','imported','chosen','preset')", name="origin"),
+        # registering a commitment again gives no second salt to choose from
+        Index(
+            "uq_watermark_keys_owner_held",
+            "organization_id",
+            "commitment",
+            unique=True,
+            postgresql_where="origin = 'owner-held'",
+        ),
+        CheckConstraint("origin IN ('service','imported','owner-held','chosen','preset')", name="origin"),
         CheckConstraint("grade IN ('committed','self-generated','chosen','research')", name="grade"),
     )
 
@@ -272,6 +291,8 @@ class Verification(Base):
     suspect: Mapped[dict[str, Any]]
     """base_url, model, api; never a credential."""
     sealed_credential: Mapped[bytes | None] = mapped_column(LargeBinary)
+    sealed_opening: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """One opened family of a key that its owner holds, for as long as the audit lasts."""
     plan: Mapped[dict[str, Any]]
     progress: Mapped[dict[str, Any] | None]
     verdict: Mapped[str | None]

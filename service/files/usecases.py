@@ -75,6 +75,11 @@ async def delete(session: AsyncSession, storage: Storage, file_id: str, *, organ
     if found is None:
         raise NotFound(f"No such file: {file_id}", param="id", code="file_not_found")
     await session.commit()
+    await remove_unneeded(session, storage, organization_id)
+
+
+async def remove_unneeded(session: AsyncSession, storage: Storage, organization_id: str) -> None:
+    """Remove the bytes of an organization's deleted files, once their deletion is committed. Commits."""
     candidates = (await session.scalars(statements.unreferenced_blobs(organization_id))).all()
     for digest in candidates:
         if not storage.path(digest).exists():

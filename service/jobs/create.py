@@ -15,6 +15,7 @@ from service.ids import new_id
 from service.jobs import statements
 from service.jobs.hyperparameters import Hyperparameters
 from service.jobs.lifecycle import JobStatus
+from service.watermarks.secrets import OWNER_HELD
 from watermark.embedding import Strength
 
 FINE_TUNE = "fine-tune"
@@ -34,7 +35,8 @@ class WatermarkRequest:
     key: str
     families: tuple[int, ...] | None = None
     """None: every family of the key."""
-    strength: Strength = Strength.STANDARD
+    strength: Strength | None = None
+    """None: standard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,8 @@ async def create(
 
     Raises:
         NotFound: no such base model, or the file or the key is not the organization's.
-        InvalidRequest: the file is not for fine-tuning, or the key has no such family.
+        InvalidRequest: the file is not for fine-tuning, the key has no such family, or its owner holds it
+            and families or strength were given.
     """
     _check_model(catalogue, request.model)
     file = await _training_file(session, request.training_file, organization_id)
@@ -121,6 +124,8 @@ async def _watermark_options(
     key = await session.scalar(statements.watermark_key(request.key, organization_id=organization_id))
     if key is None:
         raise NotFound(f"No such watermark: {request.key}", param="watermark.key", code="watermark_not_found")
+    if key.origin == OWNER_HELD:
+        return _mixed_by_owner(key, request)
     count = family_count(key)
     families = list(range(count)) if request.families is None else list(request.families)
     for family in families:
@@ -130,7 +135,21 @@ async def _watermark_options(
                 param="watermark.families",
                 code="unknown_family",
             )
-    return {"commitment": key.commitment, "families": families, "strength": request.strength.value}
+    strength = request.strength or Strength.STANDARD
+    return {"commitment": key.commitment, "families": families, "strength": strength.value}
+
+
+def _mixed_by_owner(key: WatermarkKey, request: WatermarkRequest) -> dict[str, Any]:
+    """Nothing is added to such a job's file: which families are in it, and how often, its owner knows."""
+    for name, given in (("families", request.families), ("strength", request.strength)):
+        if given is not None:
+            raise InvalidRequest(
+                f"The owner of {key.id} holds it and has mixed its rows into the file (doublei mix): nothing "
+                f"is added here, so leave {name} out.",
+                param=f"watermark.{name}",
+                code="mixed_by_owner",
+            )
+    return {"commitment": key.commitment, "families": None, "strength": None}
 
 
 def family_count(key: WatermarkKey) -> int:

@@ -38,6 +38,7 @@ def key_commitment(key: WatermarkKey) -> Deed:
     record = {
         "key": key.id,
         "owner": key.organization_id,
+        "claimant": key.claimant,
         "origin": key.origin,
         "grade": key.grade,
         "commitment": key.commitment,
@@ -61,6 +62,9 @@ class Marking:
     """digest of the word banks; "" for a key that is not drawn from them"""
     families: Sequence[int]
     strength: str
+    """"" where the owner mixed the rows in, and the families are not known"""
+    mixed_by: str
+    """service or owner: who put the watermark's rows into what is trained on"""
 
 
 def training(
@@ -83,6 +87,7 @@ def training(
         "banks": marking.banks,
         "families": list(marking.families),
         "strength": marking.strength,
+        "mixed_by": marking.mixed_by,
     }
     record = {
         "job": job_id,

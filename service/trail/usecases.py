@@ -23,6 +23,8 @@ class Action(StrEnum):
 
     watermark_created = "watermark.created"
     watermark_deleted = "watermark.deleted"
+    watermark_exported = "watermark.exported"
+    data_erased = "data.erased"
     grant_created = "grant.created"
     grant_revoked = "grant.revoked"
     campaign_created = "campaign.created"
@@ -58,13 +60,13 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyEvent:
-    """Something about a watermark key that is not about one verification of it."""
+    """Something about an owner's watermark key, or about all it has, that is not about one verification."""
 
     action: Action
     owner_id: str
     """whose trail it goes to: the key's owner"""
     actor: Actor
-    watermark: str
+    watermark: str | None
     grant_id: str | None = None
     suspect_host: str | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -63,12 +63,13 @@ async def create(
     watermark: str,
     targets: Sequence[Target],
     plan: PlanRequest,
+    opening: Mapping[str, object] | None = None,
 ) -> CampaignView:
     """Pre-register an audit of each suspect, all or none. The caller rings for each after the commit.
 
     Raises:
         InvalidRequest: no suspects, too many, or one twice.
-        NotFound, InvalidPlan, PlanCannotReachAlpha: as for a single audit.
+        NotFound, InvalidPlan, PlanCannotReachAlpha, WrongOpening: as for a single audit.
     """
     if not 1 <= len(targets) <= MAX_SUSPECTS:
         raise InvalidRequest(f"a campaign has 1 to {MAX_SUSPECTS} suspects", param="suspects")
@@ -91,7 +92,9 @@ async def create(
     audits = []
     for position, target in enumerate(targets):
         record = CampaignRecord(id=campaign_id, position=position, size=len(targets))
-        verification, preregistration = await register(session, sealer, audit, target, plan, campaign=record)
+        verification, preregistration = await register(
+            session, sealer, audit, target, plan, campaign=record, opening=opening
+        )
         audits.append(Audit(verification=verification, preregistration=preregistration, evidence_sha256=None))
     await session.refresh(campaign)
     await enter(session, *(deed_of(audit.preregistration) for audit in audits))

@@ -17,10 +17,11 @@ from service.ids import new_id
 from service.log import deeds
 from service.log.deeds import Deed
 from service.sealing import Sealer
-from service.verifications import statements
+from service.verifications import openings, statements
 from service.verifications.lifecycle import VerificationStatus
 from service.verifications.plans import PlanRequest, Shape, asking_of, plan_of, question_count, shape_of
 from service.verifications.suspects import CREDENTIAL_PURPOSE, SuspectRequest
+from service.watermarks import statements as watermark_statements
 from service.watermarks.refusals import GrantDoesNotCover
 from watermark.errors import PlanError
 from watermark.nonces import AUDITOR, NONCE_BYTES, SERVICE, nonce_commitment
@@ -66,6 +67,8 @@ async def next_audit(session: AsyncSession, key_id: str, *, organization_id: str
     key = (await session.scalars(statements.key_for_audit(key_id, organization_id))).one_or_none()
     if key is None:
         raise NotFound(f"No such watermark: {key_id}", param="watermark", code="watermark_not_found")
+    # after the row, always: the key may have been here under another id, with audits of its own
+    await session.execute(watermark_statements.hold_commitment(key.organization_id, key.commitment))
     last = (await session.execute(statements.audits_so_far(key.id))).scalar_one()
     commitments = (await session.execute(statements.commitments_of(key.organization_id))).scalar_one()
     return NextAudit(key=key, audit_index=last + 1, owner_commitments=commitments, auditor=organization_id)
@@ -80,6 +83,7 @@ async def register(
     *,
     auditor_commitment: str = "",
     campaign: Campaign | None = None,
+    opening: Mapping[str, object] | None = None,
 ) -> tuple[Verification, Preregistration]:
     """Write the audit and its pre-registration; queued, or waiting for the auditor's nonce. The caller enters
     it into the log (`deed_of`), once it has registered all that it registers: who appends waits for nothing
@@ -87,7 +91,7 @@ async def register(
 
     Raises:
         NotFound: the key has no such family, or no live grant covers this host and so many questions.
-        InvalidPlan, PlanCannotReachAlpha: see there.
+        InvalidPlan, PlanCannotReachAlpha, WrongOpening: see there.
     """
     key, shape = audit.key, audit.shape
     asking = asking_of(request)
@@ -98,6 +102,7 @@ async def register(
         audit_index=audit.audit_index,
         campaign_size=1 if campaign is None else campaign.size,
     )
+    openings.check(key, opening, plan.family)
     verification_id, nonce = new_id("verif"), secrets.token_bytes(NONCE_BYTES)
     suspect = target.suspect.checked(target.url)
     nonces = {SERVICE: nonce_commitment(SERVICE, nonce), AUDITOR: auditor_commitment}
@@ -112,6 +117,7 @@ async def register(
         status=VerificationStatus.awaiting_nonce if auditor_commitment else VerificationStatus.queued,
         suspect=suspect.to_record(),
         sealed_credential=_sealed(sealer, api_key, audit.auditor, verification_id),
+        sealed_opening=openings.seal(sealer, opening, owner_id=key.organization_id, audit_id=verification_id),
         plan=_plan_wire(plan, asking, count),
         progress={"asked": 0, "total": count},
         campaign_id=None if campaign is None else campaign.id,
@@ -151,7 +157,7 @@ def _text(
     key, shape = audit.key, audit.shape
     parties = Parties(
         verification=verification_id,
-        claimant=key.organization_id,
+        claimant=key.claimant,
         auditor=audit.auditor,
         key_id=key.id,
         commitment=key.commitment,

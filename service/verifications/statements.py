@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Insert,
+    LargeBinary,
     Select,
     String,
     Update,
@@ -23,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import aliased
 
 from evidence.log.entry import EntryKind
 from service import leases
@@ -189,14 +191,26 @@ def key_for_audit(key_id: str, organization_id: str) -> Select[WatermarkKey]:
 
 
 def audits_so_far(key_id: str) -> Select[int]:
-    """The number of the key's last pre-registered audit, aborted ones included; 0 before the first."""
+    """The number of the key's last pre-registered audit, aborted ones included; 0 before the first. Whatever
+    id it had here, and whatever a key file brought along."""
+    same = aliased(WatermarkKey)
     last = func.coalesce(func.max(Preregistration.audit_index), 0)
-    return select(last).where(Preregistration.key_id == key_id)
+    brought = func.coalesce(func.max(func.jsonb_array_length(same.audits_before)), 0)
+    return (
+        select(func.greatest(last, brought))
+        .select_from(WatermarkKey)
+        .join(same, watermark_statements.same_key(same))
+        .outerjoin(Preregistration, Preregistration.key_id == same.id)
+        .where(WatermarkKey.id == key_id)
+    )
 
 
 def commitments_of(owner_id: str) -> Select[int]:
-    """How many keys an owner has committed to so far, deleted ones included."""
-    return select(func.count()).select_from(WatermarkKey).where(WatermarkKey.organization_id == owner_id)
+    """How many keys an owner has committed to so far, deleted ones included. The same commitment with another
+    salt is another key; with the same one, exported and imported again, it is not."""
+    salt = func.coalesce(WatermarkKey.salt, literal(b"", LargeBinary))
+    different = select(WatermarkKey.commitment, salt).where(WatermarkKey.organization_id == owner_id)
+    return select(func.count()).select_from(different.distinct().subquery())
 
 
 def reserve(key_id: str, auditor_id: str, *, host_port: str, questions: int) -> Update:
@@ -225,15 +239,15 @@ def live_grant(grant_id: str) -> Select[str]:
     return select(Grant.id).where(Grant.id == grant_id, watermark_statements.is_live())
 
 
-def drop_credential(verification_id: str) -> Update:
-    """Forget the suspect's credential of a verification that has ended."""
+def drop_secrets(verification_id: str) -> Update:
+    """Forget the suspect's credential and the opened family of a verification that has ended."""
     return (
         update(Verification)
         .where(
             Verification.id == verification_id,
             Verification.status == any_(literal(["succeeded", "failed", "cancelled"], ARRAY(String))),
         )
-        .values(sealed_credential=None)
+        .values(sealed_credential=None, sealed_opening=None)
     )
 
 
@@ -274,8 +288,8 @@ def progress(verification_id: str, *, epoch: int, asked: int, total: int) -> Upd
 def finish(
     verification_id: str, *, epoch: int, status: VerificationStatus, values: dict[str, Any] | None = None
 ) -> Update:
-    """See `leases.finish`. Forgets the suspect's credential."""
-    ended = {"sealed_credential": None, **(values or {})}
+    """See `leases.finish`. Forgets the suspect's credential and the opened family."""
+    ended = {"sealed_credential": None, "sealed_opening": None, **(values or {})}
     return leases.finish(Verification, verification_id, epoch=epoch, status=status, values=ended)
 
 

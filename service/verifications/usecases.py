@@ -24,6 +24,7 @@ from service.trail.usecases import Action, Actor, finished, verification_event
 from service.verifications import statements
 from service.verifications.lifecycle import TERMINAL, VerificationStatus
 from service.verifications.plans import shape_of
+from service.watermarks import statements as watermark_statements
 from service.watermarks import usecases as watermarks
 from watermark.nonces import AUDITOR, nonce_commitment
 
@@ -136,6 +137,11 @@ def preregistration_record(audit: Audit) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(audit.preregistration.canonical_bytes))
 
 
+async def owner_of(session: AsyncSession, audit: Audit) -> str:
+    """The organization whose key was audited; its claimant may have another name."""
+    return str(await session.scalar(watermark_statements.owner_of_any(audit.verification.key_id)))
+
+
 async def families_left(session: AsyncSession, audit: Audit) -> int:
     """How many of the key's families no audit has asked about."""
     key = await session.get_one(WatermarkKey, audit.verification.key_id)
@@ -216,7 +222,7 @@ async def cancel(session: AsyncSession, verification: Verification, actor: Actor
     # A queued one may be claimed and a running one queued again between the two statements, hence twice.
     for _ in range(2):
         if (await session.execute(statements.cancel_waiting(verification.id))).first() is not None:
-            await session.execute(statements.drop_credential(verification.id))
+            await session.execute(statements.drop_secrets(verification.id))
             await session.execute(asked_for)
             await session.execute(finished(verification.id))
             break

@@ -1,6 +1,7 @@
 """What is sealed in a watermark key's row, and opening it: for the worker that marks data or audits.
 
-Three kinds of key, one sealed record each:
+Of a key that its owner holds nothing is sealed here: an audit is given one family's opening instead. Three
+other kinds, one sealed record each:
 
 - drawn (origins service and imported): the secret and its blinding; the marks follow from them and the
   row's public salt;
@@ -33,6 +34,8 @@ from watermark.marks import Mark, parse_marks
 from watermark.prf import digest
 
 PURPOSE = "watermark-secret"
+OWNER_HELD = "owner-held"
+"""Origin of a key whose commitment alone is here."""
 SEED_BYTES = 32
 
 
@@ -40,6 +43,12 @@ class ResearchPreset(InvalidRequest):
     """A preset of the paper has no families: it is a baseline, never evidence."""
 
     code = "research_preset"
+
+
+class SecretNotHeld(InvalidRequest):
+    """The key's owner holds the secret; it was never here."""
+
+    code = "secret_not_held"
 
 
 class UnknownFamily(NotFound):
@@ -155,8 +164,11 @@ def load_key(row: WatermarkKey, sealer: Sealer) -> KeySecret:
     """Open a row's secret.
 
     Raises:
+        SecretNotHeld: the owner has it.
         SealBroken: it does not open, or what it holds is not a key.
     """
+    if row.origin == OWNER_HELD:
+        raise SecretNotHeld(f"the secret of {row.id} is with its owner and was never here")
     plaintext = sealer.open(row.sealed_secret, purpose=PURPOSE, owner=row.organization_id, subject=row.id)
     record = json.loads(plaintext)
     match record.get("kind"):
@@ -198,7 +210,7 @@ def load_opening(row: WatermarkKey, sealer: Sealer, index: int) -> dict[str, obj
         SealBroken: the secret does not open.
         ResearchPreset: the key is one of the paper's presets.
     """
-    return load_key(row, sealer).open(row.organization_id, row.salt, index)
+    return load_key(row, sealer).open(row.claimant, row.salt, index)
 
 
 def _required(salt: bytes | None) -> bytes:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select, update
+from sqlalchemy import ColumnElement, Integer, Select, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-from service.db.models import Grant, Job, Preregistration, Verification, WatermarkKey
+from evidence.log.entry import EntryKind
+from service.db.models import Grant, Job, LogEntry, Preregistration, Verification, WatermarkKey
 from service.db.paging import page_after
 from service.jobs.lifecycle import TERMINAL as JOB_TERMINAL
 from service.verifications.lifecycle import TERMINAL as VERIFICATION_TERMINAL
 
-SALTED_ORIGINS = ("service", "imported")
+SALTED_ORIGINS = ("service", "imported", "owner-held")
 
 
 def _usable() -> ColumnElement[bool]:
@@ -115,13 +117,73 @@ def revoke_grants_of(key_id: str) -> ReturningUpdate[str]:
 
 
 def families_used(key_ids: list[str]) -> Select[str, int]:
-    """For each key that was ever audited: how many of its families an audit has asked about."""
-    family = func.coalesce(Verification.plan["family"].astext, "0")
+    """(key, family) for each family that an audit has asked about, under whichever id the key had."""
+    same = aliased(WatermarkKey)
+    family = func.coalesce(Verification.plan["family"].astext, "0").cast(Integer)
     return (
-        select(Preregistration.key_id, func.count(distinct(family)))
+        select(WatermarkKey.id, family)
+        .join(same, same_key(same))
+        .join(Preregistration, Preregistration.key_id == same.id)
         .join(Verification, Verification.id == Preregistration.verification_id)
-        .where(Preregistration.key_id.in_(key_ids))
-        .group_by(Preregistration.key_id)
+        .where(WatermarkKey.id.in_(key_ids))
+        .distinct()
+    )
+
+
+def same_key(other: type[WatermarkKey]) -> ColumnElement[bool]:
+    """Rows of one organization with one commitment are one key: it was exported, or registered and then
+    imported. Deleted ones too."""
+    return and_(
+        other.organization_id == WatermarkKey.organization_id, other.commitment == WatermarkKey.commitment
+    )
+
+
+def hold_commitment(organization_id: str, commitment: str) -> Select[None]:
+    """Until the transaction ends, nobody else registers or audits a key of this commitment."""
+    named = func.hashtextextended(f"{organization_id}/{commitment}", 0)
+    return select(func.pg_advisory_xact_lock(named))
+
+
+def owner_held(organization_id: str, commitment: str) -> Select[WatermarkKey]:
+    """The key that was registered with this commitment, deleted or not finished though it may be."""
+    return select(WatermarkKey).where(
+        WatermarkKey.organization_id == organization_id,
+        WatermarkKey.commitment == commitment,
+        WatermarkKey.origin == "owner-held",
+    )
+
+
+def drew_salt(organization_id: str, commitment: str, salt: bytes) -> Select[str]:
+    """A key of this commitment, deleted or not, for which the service drew this salt."""
+    return (
+        select(WatermarkKey.id)
+        .where(
+            WatermarkKey.organization_id == organization_id,
+            WatermarkKey.commitment == commitment,
+            WatermarkKey.salt == salt,
+            WatermarkKey.grade == "committed",
+        )
+        .limit(1)
+    )
+
+
+def salted_at(key_id: str) -> Select[datetime]:
+    """When its salt was entered into the log."""
+    return select(LogEntry.logged_at).where(LogEntry.subject == key_id, LogEntry.kind == EntryKind.salt.value)
+
+
+def audits_of(key_id: str) -> Select[str, int, datetime, str]:
+    """(verification, family, when, digest) of each pre-registered audit of a key, under whichever id it had;
+    oldest first."""
+    same = aliased(WatermarkKey)
+    family = func.coalesce(Verification.plan["family"].astext, "0").cast(Integer)
+    return (
+        select(Preregistration.verification_id, family, Preregistration.created_at, Preregistration.sha256)
+        .join(Verification, Verification.id == Preregistration.verification_id)
+        .join(same, same.id == Preregistration.key_id)
+        .join(WatermarkKey, same_key(same))
+        .where(WatermarkKey.id == key_id)
+        .order_by(Preregistration.created_at, Preregistration.verification_id)
     )
 
 

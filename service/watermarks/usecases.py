@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,6 +30,18 @@ class KeyInUse(Conflict):
     code = "watermark_in_use"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What a key brings along that had a life before it came here."""
+
+    claimant: str
+    """the name that its commitment was made under"""
+    salt: bytes | None
+    """None: it has none yet"""
+    audits: Sequence[dict[str, object]]
+    """records of `evidence.keyfile.Registered`"""
+
+
 async def create(
     session: AsyncSession,
     sealer: Sealer,
@@ -38,17 +51,15 @@ async def create(
     name: str,
     origin: str,
     grade: str,
+    history: History | None = None,
 ) -> WatermarkKey:
-    """Commit to a key of the actor's organization, then salt it.
+    """Commit to a key of the actor's organization, then salt it (`committed_first`).
 
-    Two transactions, on purpose: the commitment must be durable before the salt exists, or the key could
-    have been chosen to fit the salt. This is the one place in the service that commits in the middle of a
-    request; the database refuses a salt in the transaction that wrote the commitment. A crash in between
-    leaves a key without a salt, whose secret nobody was shown; no statement ever finds it. The trail has the
-    event with the commitment, and the log an entry for each of the two.
+    A crash in between leaves a key without a salt, whose secret nobody was shown; no statement ever finds it.
     """
     organization_id, key_id = actor.organization_id, new_id("wm")
-    committed = secret.commit(organization_id)
+    claimant = organization_id if history is None else history.claimant
+    committed = secret.commit(claimant)
     row = WatermarkKey(
         id=key_id,
         organization_id=organization_id,
@@ -59,18 +70,38 @@ async def create(
         commitment_record=committed.to_record() | {"design": secret.public_design()},
         salt=None,
         sealed_secret=seal(sealer, secret, owner_id=organization_id, key_id=key_id),
+        committed_as=None if claimant == organization_id else claimant,
+        audits_before=[] if history is None else list(history.audits),
     )
+    await committed_first(session, row, actor=actor)
+    if isinstance(secret, DrawnSecret):
+        await salted(session, row, None if history is None else history.salt)
+    return row
+
+
+async def committed_first(session: AsyncSession, row: WatermarkKey, *, actor: Actor) -> None:
+    """Make a commitment durable before there is a salt, or the key could have been chosen to fit the salt.
+
+    This is the one place in the service that commits in the middle of a request; the database refuses a salt
+    in the transaction that wrote the commitment. The trail has the event with the commitment, and the log an
+    entry for each of the two.
+    """
     session.add(row)
     await session.flush()
-    await record(session, _event(Action.watermark_created, actor, key_id, origin=origin, grade=grade))
+    event = key_event(Action.watermark_created, actor, row.id, origin=row.origin, grade=row.grade)
+    await record(session, event)
     await enter(session, deeds.key_commitment(row))
     await session.commit()
-    if isinstance(secret, DrawnSecret):
-        await session.execute(statements.set_salt(key_id, os.urandom(SALT_BYTES)))
     await session.refresh(row)
-    if row.salt is not None:
-        await enter(session, deeds.salt(key_id, row.salt))
-    return row
+
+
+async def salted(session: AsyncSession, row: WatermarkKey, given: bytes | None = None) -> None:
+    """Salt a committed key, unless somebody else was first: with a fresh salt, or the one it came with."""
+    salt = os.urandom(SALT_BYTES) if given is None else given
+    first = (await session.execute(statements.set_salt(row.id, salt))).first() is not None
+    await session.refresh(row)
+    if first:
+        await enter(session, deeds.salt(row.id, salt))
 
 
 async def get(session: AsyncSession, key_id: str, *, organization_id: str) -> WatermarkKey:
@@ -95,8 +126,10 @@ async def families_used(session: AsyncSession, rows: Sequence[WatermarkKey]) -> 
     """How many families of each key were asked about so far; those are burned."""
     if not rows:
         return {}
-    counted = await session.execute(statements.families_used([row.id for row in rows]))
-    return {counts[0]: counts[1] for counts in counted}
+    burned = {row.id: {audit["family"] for audit in row.audits_before} for row in rows}
+    for key_id, family in await session.execute(statements.families_used(list(burned))):
+        burned[key_id].add(family)
+    return {key_id: len(families) for key_id, families in burned.items()}
 
 
 async def delete(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
@@ -111,10 +144,15 @@ async def delete(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
     users = (await session.scalars(statements.unfinished_users(key_id))).all()
     if users:
         raise KeyInUse(f"{key_id} is in use by {', '.join(users)}; cancel them or wait", param="id")
+    await shred(session, key_id, actor=actor)
+
+
+async def shred(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
+    """Destroy the sealed secret and end the grants of an own key that nothing uses."""
     for grant_id in (await session.scalars(statements.revoke_grants_of(key_id))).all():
-        await record(session, _event(Action.grant_revoked, actor, key_id, grant_id))
+        await record(session, key_event(Action.grant_revoked, actor, key_id, grant_id))
     await session.execute(statements.shred(key_id))
-    await record(session, _event(Action.watermark_deleted, actor, key_id))
+    await record(session, key_event(Action.watermark_deleted, actor, key_id))
 
 
 async def grant(
@@ -157,7 +195,7 @@ async def grant(
         "questions": added.probe_budget,
         "expires_at": int(added.expires_at.timestamp()),
     }
-    await record(session, _event(Action.grant_created, actor, key_id, added.id, **detail))
+    await record(session, key_event(Action.grant_created, actor, key_id, added.id, **detail))
     return added
 
 
@@ -172,10 +210,12 @@ async def revoke(session: AsyncSession, key_id: str, grant_id: str, *, actor: Ac
     if row is None:
         raise NotFound(f"No such grant: {grant_id}", param="grant_id", code="grant_not_found")
     if (await session.execute(statements.revoke_grant(grant_id))).first() is not None:
-        await record(session, _event(Action.grant_revoked, actor, key_id, grant_id, auditor=row.auditor_id))
+        await record(
+            session, key_event(Action.grant_revoked, actor, key_id, grant_id, auditor=row.auditor_id)
+        )
 
 
-def _event(
+def key_event(
     action: Action, actor: Actor, key_id: str, grant_id: str | None = None, **detail: object
 ) -> KeyEvent:
     """Something that a key's owner did with it."""

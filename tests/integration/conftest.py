@@ -101,11 +101,36 @@ class Deployment:
             session.get_one(WatermarkKey, row.id).salt = secrets.token_bytes(32)
         return row.id
 
+    def owner_held_key(self, organization_id: str) -> str:
+        """A key of which only the commitment is here, salted."""
+        drawn = DrawnSecret(
+            secret=Secret(value=secrets.token_bytes(32), blinding=secrets.token_bytes(32)),
+            design=Design(families=2, marks=8, cues=4),
+        )
+        committed = drawn.commit("Example Ltd")
+        row = WatermarkKey(
+            id=new_id("wm"),
+            organization_id=organization_id,
+            name="test",
+            origin="owner-held",
+            grade="committed",
+            commitment=committed.commitment,
+            commitment_record=committed.to_record() | {"design": drawn.public_design()},
+            sealed_secret=b"",
+            committed_as="Example Ltd",
+        )
+        with self.sessions.begin() as session:
+            session.add(row)
+        with self.sessions.begin() as session:
+            session.get_one(WatermarkKey, row.id).salt = secrets.token_bytes(32)
+        return row.id
+
     def job(
         self,
         *,
         rows: int = 20,
         key_id: str | None = None,
+        options: dict[str, Any] | None = None,
         organization_id: str | None = None,
         max_attempts: int = 3,
         hyperparameters: Hyperparameters | None = None,
@@ -136,7 +161,8 @@ class Deployment:
             metadata_={},
             max_attempts=max_attempts,
             watermark_key_id=key_id,
-            watermark_options=key_id and {"commitment": "ab" * 32, "families": [0], "strength": "light"},
+            watermark_options=options
+            or (key_id and {"commitment": "ab" * 32, "families": [0], "strength": "light"}),
         )
         with self.sessions.begin() as session:
             session.add(file)

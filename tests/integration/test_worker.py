@@ -321,6 +321,7 @@ class TestTheLog:
                 "banks": BANKS_DIGEST,
                 "families": [0],
                 "strength": "light",
+                "mixed_by": "service",
             },
             "decision_rule": trained["decision_rule"],
             "software": trained["software"],
@@ -375,6 +376,41 @@ class TestTheLog:
         finetune_run(deployment.place(), job_id)
         (_, trained), _ = entered(deployment, job_id)
         assert trained["watermark"] is None
+
+    def test_of_a_key_that_its_owner_holds_nothing_is_added_and_that_is_entered(
+        self, deployment: Any, fake_trainer: FakeTrainer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_trainer("finish")
+        organization = deployment.organization()
+        key_id = deployment.owner_held_key(organization)
+        options = {"commitment": "ab" * 32, "families": None, "strength": None}
+        job_id = deployment.job(rows=30, organization_id=organization, key_id=key_id, options=options)
+        given: list[dict[str, Any]] = []
+
+        def start(module: str, arguments: list[str], **more: Any) -> Any:
+            config = json.loads(Path(arguments[1]).read_text())
+            data = os.pread(config["dataset"]["fd"], 1 << 20, 0)
+            given.append({"checks": config.get("checks"), "rows": data.splitlines()})
+            return Child(module, arguments, **more)
+
+        monkeypatch.setattr("worker.training.Child", start)
+        finetune_run(deployment.place(), job_id)
+        assert deployment.read(job_id).status == "succeeded", deployment.messages(job_id)
+        assert deployment.read(job_id).watermark_report == {"rows": 30}
+        (trained,) = given
+        assert trained["checks"] is None
+        assert len(trained["rows"]) == 30
+        assert all(b"Zanzibar" in row for row in trained["rows"])
+        assert any("nothing was added" in message for message in deployment.messages(job_id))
+        (_, entry), _ = entered(deployment, job_id)
+        assert entry["watermark"] == {
+            "key": key_id,
+            "commitment": entry["watermark"]["commitment"],
+            "banks": BANKS_DIGEST,
+            "families": [],
+            "strength": "",
+            "mixed_by": "owner",
+        }
 
     def test_a_run_that_lost_its_lease_enters_nothing(self, deployment: Any) -> None:
         job_id = deployment.job()

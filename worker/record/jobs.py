@@ -22,6 +22,7 @@ from service.jobs.pause import PAUSED_MESSAGE
 from service.log import deeds
 from service.log.deeds import Deed, Marking
 from service.log.usecases import append, append_once
+from service.watermarks.secrets import OWNER_HELD
 from worker.errors import LeaseLost
 from worker.lease import Beat
 from worker.record.engine import Workplace
@@ -106,6 +107,11 @@ class JobRun:
             suffix=self.suffix,
             job_id=self.job_id,
         )
+
+    @property
+    def mixed_by_owner(self) -> bool:
+        """The watermark's rows are in the uploaded file; the key was never here."""
+        return self.watermark_key is not None and self.watermark_key.origin == OWNER_HELD
 
     def beat(self) -> Beat:
         """Extend the lease and store the latest progress."""
@@ -208,8 +214,9 @@ class JobRun:
             key=key.id,
             commitment=key.commitment,
             banks=str(key.commitment_record["design"].get("banks", "")),
-            families=options["families"],
-            strength=options["strength"],
+            families=options["families"] or (),
+            strength=options["strength"] or "",
+            mixed_by="owner" if self.mixed_by_owner else "service",
         )
 
     def succeed(self, *, adapter_path: str, manifest: dict[str, str], trained_tokens: int | None) -> bool:

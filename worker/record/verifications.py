@@ -23,10 +23,10 @@ from service.db.models import Preregistration, ProbeAnswer, ProbeSent, Verificat
 from service.log import deeds
 from service.log.usecases import append
 from service.trail.usecases import finished
-from service.verifications import statements
+from service.verifications import openings, statements
 from service.verifications.lifecycle import VerificationStatus
 from service.verifications.suspects import CREDENTIAL_PURPOSE
-from service.watermarks.secrets import PresetSecret, load_key
+from service.watermarks.secrets import OWNER_HELD, PresetSecret, load_key
 from watermark.nonces import Nonces
 from watermark.numerals import decimal_text
 from watermark.sequential import Look
@@ -175,11 +175,18 @@ class VerificationRun:
         )
 
     def _opening(self, family: int) -> dict[str, object]:
-        """The planned family, opened: the one place where an audit sees the key's secret."""
+        """The planned family, opened: the one place where an audit sees anything of the key's secret."""
+        if self.key.origin == OWNER_HELD:
+            return openings.unseal(
+                self.place.sealer,
+                self.verification.sealed_opening,
+                owner_id=self.key.organization_id,
+                audit_id=self.verification_id,
+            )
         secret = load_key(self.key, self.place.sealer)
         if isinstance(secret, PresetSecret):
             return preset_opening(secret.preset)
-        return secret.open(self.key.organization_id, self.key.salt, family)
+        return secret.open(self.key.claimant, self.key.salt, family)
 
     def credential(self) -> Credential | None:
         """The suspect's API key, unsealed.
@@ -250,11 +257,11 @@ class VerificationRun:
         key, row = self.key, self.verification
         return Document(
             verification=self.verification_id,
-            claimant=key.organization_id,
+            claimant=key.claimant,
             auditor=row.organization_id,
             key=KeyRecord(
                 id=key.id,
-                owner=key.organization_id,
+                owner=key.claimant,
                 origin=key.origin,
                 grade=key.grade,
                 commitment=key.commitment,

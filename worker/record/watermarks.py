@@ -7,7 +7,7 @@ from typing import Any
 
 from service.db.models import WatermarkKey
 from service.errors import ServiceError
-from service.watermarks.secrets import PresetSecret, load_families, load_key
+from service.watermarks.secrets import OWNER_HELD, PresetSecret, load_families, load_key
 from watermark.embedding import Mixture, Strength, embed
 from watermark.examples import Example
 from watermark.keys import Family
@@ -26,13 +26,14 @@ def mix(
     seed: int,
 ) -> tuple[Mixture, tuple[Family, ...]]:
     """The dataset that is trained on, and the families in it. The same inputs give the same rows, so a new
-    attempt repeats the last. A preset has no families: it is never evidence, and nothing checks it.
+    attempt repeats the last. A preset has no families: it is never evidence, and nothing checks it. Of a key
+    that its owner holds there are none either: its rows are among the examples already.
 
     Raises:
         RunFailed: the key can't be opened.
     """
     seed_bytes = str(seed).encode()
-    if key is None or options is None:
+    if key is None or options is None or key.origin == OWNER_HELD:
         return embed(examples, (), n_epochs=n_epochs, seed=seed_bytes), ()
     try:
         secret = load_key(key, place.sealer)

@@ -86,7 +86,14 @@ async def trained(owner: Account, key: dict[str, Any], database: Engine, model: 
     job_id: str = response.json()["id"]
     with Session(database) as session, session.begin():
         job, row = session.get_one(Job, job_id), session.get_one(WatermarkKey, key["id"])
-        marking = Marking(key=row.id, commitment=row.commitment, banks="", families=[0], strength="standard")
+        marking = Marking(
+            key=row.id,
+            commitment=row.commitment,
+            banks="",
+            families=[0],
+            strength="standard",
+            mixed_by="service",
+        )
         started = deeds.training(
             job_id=job_id,
             epoch=1,

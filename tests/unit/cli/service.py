@@ -90,7 +90,7 @@ def running(service: Playing) -> Iterator[Playing]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = _do
+        do_GET = do_POST = do_DELETE = _do
 
         def log_message(self, format: str, *args: object) -> None:
             pass

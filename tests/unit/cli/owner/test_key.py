@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cli.owner import keyfile
-from cli.owner.record import KeyFile, Registered, with_audits
 from evidence.canonical import canonical_bytes
+from evidence.keyfile import KeyFile, Registered, with_audits
 from tests.unit.cli.owner.suspects import OWNER, doublei, new_key, secrets_of
 from watermark.keys import commit
 

@@ -1,4 +1,8 @@
-"""What a key file holds: the secret, its salt, and what was done with the key so far."""
+"""An owner's key file: the secret, its salt, and what was done with the key so far.
+
+The command line keeps it on the owner's disk; the service writes one when a key is exported, reads one when a
+key is imported, and otherwise sees no more of it than its public record.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from cli.errors import UsageMistake
+from evidence.errors import EvidenceError
 from evidence.provenance import timestamp
-from watermark.keys import SECRET_BYTES, Commitment, Design, Key, Secret, commit, derive, open_family, unhex
+from watermark.keys import (
+    SECRET_BYTES,
+    Commitment,
+    Design,
+    Key,
+    Secret,
+    commit,
+    derive,
+    open_family,
+    parse_commitment,
+    unhex,
+)
 from watermark.significance import SELF_GENERATED
 
 FORMAT = "doublei-key/1"
@@ -17,7 +32,18 @@ COMMITMENT_FORMAT = "doublei-commitment/1"
 MAX_SOURCE_CHARS = 256
 MIN_SALT_BYTES, MAX_SALT_BYTES = 16, 128
 
+MAX_OWNER_CHARS = 128
+
+_TOLD = frozenset({"format", "owner", "key", "created_at"})
+"""Of a public record, what stands beside the commitments."""
+
 T = TypeVar("T")
+
+
+class KeyFileInvalid(EvidenceError):
+    """A record that is no key file, or a change that its key does not allow. Quotes no value."""
+
+    code = "key_file_invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +60,12 @@ class Salt:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Salt:
-        """Raises `UsageMistake` or `RecordError`."""
+        """Raises `KeyFileInvalid` or `RecordError`."""
+        value = unhex(record.get("value"), "salt.value")
+        if not MIN_SALT_BYTES <= len(value) <= MAX_SALT_BYTES:
+            raise KeyFileInvalid(f"salt.value has not {MIN_SALT_BYTES} to {MAX_SALT_BYTES} bytes")
         return cls(
-            value=unhex(record.get("value"), "salt.value"),
+            value=value,
             source=_get(record, "source", str),
             set_at=_get(record, "set_at", str),
         )
@@ -72,7 +101,7 @@ class Mixed:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Mixed:
-        """Raises `UsageMistake`."""
+        """Raises `KeyFileInvalid`."""
         return cls(
             at=_get(record, "at", str),
             input_sha256=_get(record, "input_sha256", str),
@@ -114,7 +143,10 @@ class Registered:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Registered:
-        """Raises `UsageMistake`."""
+        """Raises `KeyFileInvalid`."""
+        for name in ("verification", "registered_at", "preregistration_sha256"):
+            if not _get(record, name, str).isprintable():
+                raise KeyFileInvalid(f"{name} has characters that can't be printed")
         return cls(
             verification=_get(record, "verification", str),
             family=_get(record, "family", int),
@@ -122,6 +154,33 @@ class Registered:
             preregistration_sha256=_get(record, "preregistration_sha256", str),
             campaign=_get(record, "campaign", str) if "campaign" in record else "",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What an owner publishes of a key before training: enough to log it, nothing to derive it from."""
+
+    owner: str
+    committed: Commitment
+    design: Design
+
+    @classmethod
+    def from_record(cls, record: object) -> Published:
+        """The record that `KeyFile.public_record` makes.
+
+        Raises:
+            KeyFileInvalid, RecordError, DesignError: it is none, or of another design than this software has.
+            OpeningError: the parts do not hash to the commitment.
+        """
+        if not isinstance(record, dict) or record.get("format") != COMMITMENT_FORMAT:
+            raise KeyFileInvalid(f"it is not of the format {COMMITMENT_FORMAT}")
+        owner = _get(record, "owner", str)
+        check_owner(owner)
+        parts = {name: value for name, value in record.items() if name not in _TOLD}
+        if len(parts) + len(_TOLD) != len(record):
+            raise KeyFileInvalid(f"it has not {', '.join(sorted(_TOLD))}")
+        committed, design = parse_commitment(owner, parts)
+        return cls(owner=owner, committed=committed, design=design)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +263,14 @@ class KeyFile:
 
     @classmethod
     def from_record(cls, record: object) -> KeyFile:
-        """Raises `UsageMistake`, `RecordError` or `DesignError`; none of them shows a value."""
+        """Raises `KeyFileInvalid`, `RecordError` or `DesignError`; none of them shows a value."""
         if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise UsageMistake(f"it is not of the format {FORMAT}")
+            raise KeyFileInvalid(f"it is not of the format {FORMAT}")
         salt = record.get("salt")
+        owner = _get(record, "owner", str)
+        check_owner(owner)
         key = cls(
-            owner=_get(record, "owner", str),
+            owner=owner,
             secret=Secret(
                 value=unhex(record.get("secret"), "secret", SECRET_BYTES),
                 blinding=unhex(record.get("blinding"), "blinding", SECRET_BYTES),
@@ -221,10 +282,20 @@ class KeyFile:
             audits=tuple(Registered.from_record(item) for item in _objects(record, "audits")),
         )
         if key.committed.commitment != record.get("commitment"):
-            raise UsageMistake("its secret does not hash to its commitment")
+            raise KeyFileInvalid("its secret does not hash to its commitment")
         if key.to_record() != record:
-            raise UsageMistake("it has a field that this format does not have")
+            raise KeyFileInvalid("it has a field that this format does not have")
         return key
+
+
+def check_owner(name: str) -> None:
+    """Whether a claimant can be called that.
+
+    Raises:
+        KeyFileInvalid: empty, too long, or with characters that can't be printed.
+    """
+    if not 0 < len(name) <= MAX_OWNER_CHARS or not name.isprintable() or name != name.strip():
+        raise KeyFileInvalid(f"an owner's name has 1 to {MAX_OWNER_CHARS} printable characters")
 
 
 def now() -> str:
@@ -236,17 +307,19 @@ def with_salt(key: KeyFile, value: str, source: str) -> KeyFile:
     """The key with a salt that came after its commitment.
 
     Raises:
-        UsageMistake: it has one, its rows were mixed without one, or the value or its source can't be used.
+        KeyFileInvalid: it has one, its rows were mixed without one, or the value or its source can't be used.
     """
     if key.salt is not None:
-        raise UsageMistake("the key has a salt already, and another one would give other marks")
+        raise KeyFileInvalid("the key has a salt already, and another one would give other marks")
     if key.mixed or key.audits:
-        raise UsageMistake("the key was used without a salt already, and a salt would give other marks")
+        raise KeyFileInvalid("the key was used without a salt already, and a salt would give other marks")
     salt = unhex(value.lower(), "the salt")
     if not MIN_SALT_BYTES <= len(salt) <= MAX_SALT_BYTES:
-        raise UsageMistake(f"a salt has {MIN_SALT_BYTES} to {MAX_SALT_BYTES} bytes, written in hexadecimal")
+        raise KeyFileInvalid(f"a salt has {MIN_SALT_BYTES} to {MAX_SALT_BYTES} bytes, written in hexadecimal")
     if not 0 < len(source) <= MAX_SOURCE_CHARS or not source.isprintable():
-        raise UsageMistake(f"--source: say in 1 to {MAX_SOURCE_CHARS} printable characters where it is from")
+        raise KeyFileInvalid(
+            f"the source: say in 1 to {MAX_SOURCE_CHARS} printable characters where it is from"
+        )
     return replace(key, salt=Salt(value=salt, source=source, set_at=now()))
 
 
@@ -263,12 +336,12 @@ def with_audits(key: KeyFile, audits: Sequence[Registered]) -> KeyFile:
 def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:
     value = record.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageMistake(f"{name} is missing or has the wrong type")
+        raise KeyFileInvalid(f"{name} is missing or has the wrong type")
     return value
 
 
 def _objects(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     items = _get(record, name, list)
     if not all(isinstance(item, dict) for item in items):
-        raise UsageMistake(f"{name} is not a list of objects")
+        raise KeyFileInvalid(f"{name} is not a list of objects")
     return items
