@@ -26,6 +26,7 @@ from service.db.models import Verification, WatermarkKey
 from service.keyfiles import replace_private
 from service.sealing import HEADER_BYTES, KEK_ID_BYTES, KEY_BYTES, SealBroken, Sealer
 from service.settings import Settings, SettingsError, load_settings
+from service.verifications.openings import PURPOSE as OPENING_PURPOSE
 from service.verifications.suspects import CREDENTIAL_PURPOSE
 from service.watermarks.secrets import PURPOSE as WATERMARK_PURPOSE
 
@@ -50,6 +51,7 @@ class Place:
 PLACES = (
     Place(table=WatermarkKey, column=WatermarkKey.sealed_secret, purpose=WATERMARK_PURPOSE),
     Place(table=Verification, column=Verification.sealed_credential, purpose=CREDENTIAL_PURPOSE),
+    Place(table=Verification, column=Verification.sealed_opening, purpose=OPENING_PURPOSE),
 )
 
 
@@ -108,7 +110,7 @@ def drop(settings: Settings, *, settling_seconds: float = SETTLING_SECONDS) -> b
         if age < settling_seconds:
             raise Refused(f"the new key is {age:.0f} s old: try again in {settling_seconds - age:.0f} s")
         sealer = Sealer.from_settings(settings)
-        names = ", ".join(place.table.__tablename__ for place in PLACES)
+        names = ", ".join(dict.fromkeys(place.table.__tablename__ for place in PLACES))
         with connection.begin():
             connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}"))
             # Waits for whoever is writing and lets nobody begin: what is counted is all that there is.
