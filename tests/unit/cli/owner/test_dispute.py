@@ -328,7 +328,8 @@ def test_a_killed_dispute_is_taken_up_and_asks_nothing_twice(
     outcome = dispute.run()
     assert outcome.returncode == 0, outcome.stderr
     assert "goes on: four audits under one plan" in outcome.stdout
-    assert report(folder)["pattern"] == "a_earlier"
+    # Questions under way at the kill are lost, and so few are asked here that an audit may stay open by it.
+    assert report(folder)["pattern"] in ("a_earlier", "undecided")
     sent = [
         item["request"]
         for name in FILES
