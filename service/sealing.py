@@ -11,6 +11,7 @@ another row, tenant or column does not open there.
 from __future__ import annotations
 
 import base64
+import hmac
 import os
 from hashlib import sha256
 
@@ -41,7 +42,7 @@ class SealBroken(ServiceError):
 class Sealer:
     """Seals and opens small secrets. Holds the key-encryption key; shows it nowhere."""
 
-    __slots__ = ("_kek", "kek_id")
+    __slots__ = ("_fingerprint_key", "_kek", "kek_id")
 
     def __init__(self, kek: bytes) -> None:
         """``kek`` is 32 bytes.
@@ -53,6 +54,7 @@ class Sealer:
             raise ValueError(f"the key-encryption key has {len(kek)} bytes, not {KEY_BYTES}")
         self._kek = AESGCM(kek)
         self.kek_id = sha256(b"doublei/kek-id/v1" + kek).digest()[:KEK_ID_BYTES]
+        self._fingerprint_key = sha256(b"doublei/fingerprint-key/v1" + kek).digest()
 
     @classmethod
     def from_base64(cls, text: SecretStr) -> Sealer:
@@ -61,6 +63,13 @@ class Sealer:
 
     def __repr__(self) -> str:
         return f"Sealer(kek_id={self.kek_id.hex()})"
+
+    def fingerprint(self, *parts: bytes) -> bytes:
+        """32 bytes that are the same for the same parts; without the key they can't be guessed at."""
+        mac = hmac.new(self._fingerprint_key, digestmod=sha256)
+        for part in parts:
+            mac.update(len(part).to_bytes(8, "big") + part)
+        return mac.digest()
 
     def seal(self, plaintext: bytes, *, purpose: str, owner: str, subject: str) -> bytes:
         """Encrypt for one place: the same three names are needed to open it again."""

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from evidence.log.note import Signer
 from service.accounts.principal import Principal, Role
 from service.accounts.usecases import authenticate_token
+from service.api import idempotency
 from service.errors import Forbidden
 from service.sealing import Sealer
 from service.settings import Settings
@@ -86,9 +87,15 @@ def bells(request: Request) -> Bells:
 
 
 async def session(request: Request) -> AsyncIterator[AsyncSession]:
-    """One session a request. An exception in the handler rolls back and discards the bells."""
+    """One session a request. An exception in the handler rolls back and discards the bells.
+
+    A POST that may come again first claims its name here (`service.api.idempotency`).
+    """
     sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
     async with sessions() as database:
+        request.state.session = database
+        if request.method == "POST":
+            await idempotency.claimed(request, await authenticate(request), database)
         yield database
         await database.commit()
     await bells(request).send(request.app.state.dispatcher)
@@ -96,16 +103,20 @@ async def session(request: Request) -> AsyncIterator[AsyncSession]:
 
 async def authenticate(request: Request) -> Principal:
     """The caller, from its bearer key. In a short session of its own: slow handlers hold no connection.
+    Asked for once a request.
 
     Raises:
         Unauthenticated: no key, or not one that is live.
         Forbidden: an inference key anywhere but on `INFERENCE_ROUTES`, whatever the route itself says.
     """
+    if (known := getattr(request.state, "principal", None)) is not None:
+        return cast(Principal, known)
     sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
     principal = await authenticate_token(sessions, request.headers.get("authorization"))
     structlog.contextvars.bind_contextvars(organization_id=principal.organization_id, key_id=principal.key_id)
     if principal.role is Role.inference and (request.method, request.url.path) not in INFERENCE_ROUTES:
         raise Forbidden("an inference key may only list models and ask for completions")
+    request.state.principal = principal
     return principal
 
 

@@ -16,6 +16,7 @@ from service.api.dependencies import (
     Role,
     require_role,
 )
+from service.api.idempotency import DeedRoute
 from service.api.models import BaseModels
 from service.api.pagination import DEFAULT_LIMIT, After, Limit, page
 from service.db.models import Job, JobEvent
@@ -29,7 +30,7 @@ from service.jobs.hyperparameters import Hyperparameters
 from service.log.usecases import entered
 from watermark.embedding import Strength
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=DeedRoute)
 
 Owner = Annotated[Principal, Depends(require_role(Role.owner))]
 OwnerOrProvider = Annotated[Principal, Depends(require_role(Role.owner, Role.provider))]
