@@ -35,6 +35,7 @@ def make(folder: Path) -> list[str]:
         "log-key": (
             f"double-i/{secrets.token_hex(8)}\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n"
         ),
+        "metrics-token": secrets.token_urlsafe(48) + "\n",
         "serving-token": secrets.token_urlsafe(48) + "\n",
         "dashboard-secret": secrets.token_urlsafe(48) + "\n",
     }

@@ -61,6 +61,11 @@ class Home:
         return self.secrets / "dashboard-secret"
 
     @property
+    def metrics_token_file(self) -> Path:
+        """What Prometheus sends to read the metrics of the API and the workers."""
+        return self.secrets / "metrics-token"
+
+    @property
     def credentials_file(self) -> Path:
         """The API keys of the first start, written by the service's bootstrap."""
         return self.root / "credentials.json"
@@ -121,7 +126,7 @@ def ensure_secrets(home: Home) -> None:
         seed = base64.b64encode(secrets.token_bytes(32)).decode()
         # The log's name stands above its key: the two belong together.
         write_private(home.log_key_file, f"double-i/{secrets.token_hex(8)}\n{seed}\n")
-    for path in (home.serving_token_file, home.dashboard_secret_file):
+    for path in (home.serving_token_file, home.dashboard_secret_file, home.metrics_token_file):
         if not path.exists():
             write_private(path, secrets.token_urlsafe(48) + "\n")
 

@@ -94,7 +94,7 @@ async def session(request: Request) -> AsyncIterator[AsyncSession]:
     sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
     async with sessions() as database:
         request.state.session = database
-        if request.method == "POST":
+        if idempotency.may_come_again(request):
             await idempotency.claimed(request, await authenticate(request), database)
         yield database
         await database.commit()

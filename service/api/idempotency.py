@@ -93,16 +93,24 @@ class DeedRoute(APIRoute):
         return recorded
 
 
+def may_come_again(request: Request) -> bool:
+    """Whether the request is to claim its name before anything else.
+
+    Raises:
+        InvalidRequest: its key is none.
+    """
+    return _name_of(request) is not None and not _is_upload(request)
+
+
 async def claimed(request: Request, principal: Principal, session: AsyncSession) -> None:
-    """Claim the request's name in this session, if it has one.
+    """Claim the name of a request that `may_come_again`, in this session.
 
     Raises:
         Replayed: it was made before.
         Conflict: its key was used for another request, or the same request is under way.
     """
     name = _name_of(request)
-    if name is None or _is_upload(request):
-        return
+    assert name is not None
     asked = _asked(request, principal, name, await request.body())
     begun = await usecases.begin(
         session, request.app.state.sealer, asked, implied=name.implied, arrived=request.state.arrived

@@ -16,6 +16,7 @@ def test_made_once_and_readable_by_one_user(tmp_path: Path) -> None:
         "dashboard-secret",
         "kek",
         "log-key",
+        "metrics-token",
         "pgpass",
         "serving-token",
     ]
