@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli.commands import audits, demo, evidence, key, lab, log, mix, stack, verify
+from cli.commands import audits, backup, demo, evidence, key, lab, log, mix, stack, verify
 from cli.errors import CliError
 from cli.stack.stack import Interrupted
 
@@ -23,6 +23,7 @@ demo.register(app)
 verify.register(app)
 audits.register(app)
 lab.register(app)
+backup.register(app)
 mix.register(app)
 app.add_typer(key.app, name="key")
 app.add_typer(evidence.app, name="evidence")

@@ -84,6 +84,7 @@ def stores(site: Site) -> tuple[ChildSpec, ...]:
         ready=Exits(),
         stop_stage=0,
         stop_signal=signal.SIGKILL,
+        start_timeout_seconds=300,
     )
     server = ChildSpec(
         name="postgres",
