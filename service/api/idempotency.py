@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.accounts.principal import Principal
+from service.api.conditional import conditional
 from service.errors import InvalidRequest
 from service.idempotency import usecases
 from service.idempotency.statements import Asked
@@ -77,7 +78,7 @@ class _Name:
 
 
 class DeedRoute(APIRoute):
-    """A route whose POSTs are carried out once."""
+    """A route whose POSTs are carried out once, and whose GETs are not sent to who has the answer."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's own, and then the record. The session's dependency commits after both."""
@@ -88,6 +89,8 @@ class DeedRoute(APIRoute):
             response = await handle(request)
             if request.method == "POST":
                 await _record(request, response)
+            elif request.method == "GET":
+                return conditional(request, response)
             return response
 
         return recorded

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.dependencies import (
     DbSession,
     Doorbell,
     Principal,
+    ReadSession,
     Role,
     require_role,
 )
@@ -27,7 +29,6 @@ from service.jobs import create as creating
 from service.jobs import hyperparameters as limits
 from service.jobs import statements
 from service.jobs.hyperparameters import Hyperparameters
-from service.log.usecases import entered
 from watermark.embedding import Strength
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=DeedRoute)
@@ -175,7 +176,7 @@ async def create_job(
 async def list_jobs(
     request: Request,
     principal: OwnerOrProvider,
-    session: DbSession,
+    session: ReadSession,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
@@ -189,10 +190,14 @@ async def list_jobs(
 
 
 @router.get("/{job_id}")
-async def retrieve_job(job_id: str, principal: OwnerOrProvider, session: DbSession) -> dict[str, Any]:
+async def retrieve_job(job_id: str, principal: OwnerOrProvider, session: ReadSession) -> dict[str, Any]:
     """One job, with what the log has of it."""
-    job = await _job(session, principal, job_id)
-    return _wire(job) | {"log": await entered(session, job_id)}
+    found = await session.execute(statements.one_with_log(job_id, organization_id=_scope(principal)))
+    row = found.one_or_none()
+    if row is None:
+        raise _no_job(job_id)
+    job, entries = row
+    return _wire(job) | {"log": entries}
 
 
 @router.post("/{job_id}/cancel")
@@ -205,7 +210,7 @@ async def cancel_job(job_id: str, principal: OwnerOrProvider, session: DbSession
 async def list_events(
     job_id: str,
     principal: OwnerOrProvider,
-    session: DbSession,
+    session: ReadSession,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
@@ -222,11 +227,15 @@ async def list_checkpoints(job_id: str, principal: OwnerOrProvider, session: DbS
     return {"object": "list", "data": [], "has_more": False}
 
 
-async def _job(session: DbSession, principal: Principal, job_id: str) -> Job:
+async def _job(session: AsyncSession, principal: Principal, job_id: str) -> Job:
     job = await session.scalar(statements.one(job_id, organization_id=_scope(principal)))
     if job is None:
-        raise NotFound(f"No such fine-tuning job: {job_id}", param="fine_tuning_job_id", code="job_not_found")
+        raise _no_job(job_id)
     return job
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"No such fine-tuning job: {job_id}", param="fine_tuning_job_id", code="job_not_found")
 
 
 def _scope(principal: Principal) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Insert, Select, TextClause, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Insert, ScalarSelect, Select, TextClause, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.orm import InstrumentedAttribute
 
 from evidence.log.merkle import Node
 from service.db.models import LogCheckpoint, LogEntry, LogRecord
@@ -130,6 +131,18 @@ def leaf(index: int) -> Select[bytes]:
 def of_subject(subject: str) -> Select[str, int]:
     """(kind, index) of every entry about a key, a job or a verification."""
     return select(LogEntry.kind, LogEntry.index).where(LogEntry.subject == subject).order_by(LogEntry.index)
+
+
+def entered(subject: InstrumentedAttribute[str]) -> ScalarSelect[list[dict[str, object]]]:
+    """The same as a column beside the thing's own row: a JSON array of {kind, index}."""
+    entry = func.jsonb_build_object("kind", LogEntry.kind, "index", LogEntry.index)
+    array = func.jsonb_agg(aggregate_order_by(entry, LogEntry.index))
+    return (
+        select(func.coalesce(array, text("'[]'::jsonb")))
+        .where(LogEntry.subject == subject)
+        .correlate(subject.class_)
+        .scalar_subquery()
+    )
 
 
 def same_record(subject: str, kind: str, record: str) -> Select[int]:
