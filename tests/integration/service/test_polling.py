@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -66,3 +67,30 @@ async def test_a_download_is_not_tagged_by_its_page(owner: Account, job: dict[st
     again = await owner.http.get(f"/v1/files/{job['training_file']}/content", headers={"if-none-match": "*"})
     assert response.status_code == again.status_code == 200
     assert again.content == dataset()
+
+
+async def test_connections_that_were_cut(owner: Account, job: dict[str, Any], database: Engine) -> None:
+    """One that lay idle is looked at first, so nobody notices. One that was used a moment ago is 503, to be
+    tried again, and the next request is well."""
+    path = f"{JOBS}/{job['id']}"
+
+    def cut() -> None:
+        with database.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = 'doublei-api'"
+                )
+            )
+
+    assert (await owner.http.get(path)).status_code == 200
+    cut()
+    await asyncio.sleep(1.2)
+    assert (await owner.http.get(path)).status_code == 200
+    cut()
+    response = await owner.http.get(path)
+    assert response.status_code in (200, 503)
+    assert response.status_code == 200 or response.headers["retry-after"]
+    for _ in range(3):
+        last = (await owner.http.get(path)).status_code
+    assert last == 200
