@@ -39,4 +39,4 @@ COPY catalogue catalogue
 COPY service service
 COPY worker worker
 USER doublei
-CMD ["python", "-m", "celery", "-A", "worker.app", "worker", "-Q", "train", "-c", "1", "-n", "train@%h", "--loglevel", "WARNING"]
+CMD ["python", "-m", "celery", "-q", "-A", "worker.app", "worker", "-Q", "train", "-c", "1", "-n", "train@%h", "--loglevel", "WARNING"]

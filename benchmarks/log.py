@@ -102,7 +102,7 @@ class Figures:
 def main() -> int:
     """0 when every bar was met."""
     options = _options()
-    with _database() as url:
+    with embedded_database() as url:
         started = time.perf_counter()
         load(url, options.leaves)
         load_seconds = time.perf_counter() - started
@@ -311,7 +311,7 @@ def _connection(url: str) -> psycopg.Connection[tuple[object, ...]]:
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def embedded_database() -> Iterator[str]:
     """A migrated database of this run's own, on this machine's disk; the value is its URL."""
     folder = make_socket_dir()
     data = folder / "pg"

@@ -8,6 +8,7 @@ import typer
 
 from cli.commands import (
     audits,
+    backup,
     demo,
     dispute,
     erase,
@@ -39,6 +40,7 @@ verify.register(app)
 dispute.register(app)
 audits.register(app)
 lab.register(app)
+backup.register(app)
 mix.register(app)
 gc.register(app)
 erase.register(app)

@@ -13,7 +13,7 @@ def write_private(path: Path, text: str) -> None:
     """Replace ``path`` by ``text``, readable by this user only; a reader never sees half of it."""
     with _whole_beside(path, text.encode()) as building:
         building.replace(path)
-    _settle(path.parent)
+    settle(path.parent)
 
 
 def create_private(path: Path, data: bytes) -> None:
@@ -24,7 +24,7 @@ def create_private(path: Path, data: bytes) -> None:
     """
     with _whole_beside(path, data) as building:
         os.link(building, path)
-    _settle(path.parent)
+    settle(path.parent)
 
 
 def make_private_dir(path: Path) -> None:
@@ -48,7 +48,7 @@ def _whole_beside(path: Path, data: bytes) -> Iterator[Path]:
         building.unlink(missing_ok=True)
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """A name is durable once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -50,14 +50,17 @@ class StatusBar:
     def show(self, snapshot: Snapshot) -> None:
         """Show how the service is."""
         health = snapshot.health
+        missing = ", ".join(name for name, well in health.parts if not well) if health else ""
         if snapshot.outage is not None:
             self._state.tell("API unreachable", "bad")
         elif health is None:
             self._state.tell("Connecting…", "idle")
+        elif health.ready and missing:
+            # requests are answered, but not all that the service offers is there
+            self._state.tell(f"Ready, without {missing}", "bad")
         elif health.ready:
             self._state.tell("All parts ready", "good")
         else:
-            missing = ", ".join(name for name, well in health.parts if not well)
             self._state.tell(f"Not ready: {missing}" if missing else "Not ready", "bad")
         parts = health.parts[:MAX_PARTS] if health else ()
         for place, badge in enumerate(self._parts):

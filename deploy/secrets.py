@@ -42,6 +42,7 @@ def make(folder: Path) -> list[str]:
         "witness-key": (
             f"double-i-witness/{secrets.token_hex(8)}\n{base64.b64encode(secrets.token_bytes(32)).decode()}\n"
         ),
+        "metrics-token": secrets.token_urlsafe(48) + "\n",
         "serving-token": secrets.token_urlsafe(48) + "\n",
         "dashboard-secret": secrets.token_urlsafe(48) + "\n",
     }

@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+from collections.abc import Callable
 
 from alembic import command
 from alembic.util.exc import CommandError
+from sqlalchemy.exc import DBAPIError
 
 from migrations.config import alembic_config
+
+LOCK_NOT_AVAILABLE = "55P03"
+ATTEMPTS = 12
+PAUSE_SECONDS = 2.0
+"""Between two tries at a lock that live traffic holds: it gets through meanwhile."""
 
 
 def main() -> int:
@@ -23,9 +31,9 @@ def main() -> int:
     try:
         match arguments.command:
             case "upgrade":
-                command.upgrade(config, arguments.revision or "head")
+                _patiently(lambda: command.upgrade(config, arguments.revision or "head"))
             case "downgrade":
-                command.downgrade(config, arguments.revision)
+                _patiently(lambda: command.downgrade(config, arguments.revision))
             case "check":
                 command.check(config)
             case "current":
@@ -35,7 +43,41 @@ def main() -> int:
     except CommandError as error:
         print(str(error), file=sys.stderr)
         return 1
+    except DBAPIError as error:
+        print(_explained(error), file=sys.stderr)
+        return 1
     return 0
+
+
+def _patiently(migrate: Callable[[], None]) -> None:
+    """Give way to live traffic: a migration that gets no lock in time is undone and tried again."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            migrate()
+        except DBAPIError as error:
+            if _state(error) != LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
+                raise
+            print(f"a table is in use; trying again ({attempt} of {ATTEMPTS})", file=sys.stderr, flush=True)
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
+
+
+def _explained(error: DBAPIError) -> str:
+    """One line: what happened and what to do. Migrations that had ended before stay applied."""
+    first = str(error.orig).strip().partition("\n")[0]
+    if _state(error) == LOCK_NOT_AVAILABLE:
+        return (
+            f"not migrated: a table stayed in use through {ATTEMPTS} tries. Nothing is half done; end the"
+            " long transactions in pg_stat_activity, or stop the service, and run this again"
+        )
+    if _state(error) is None:
+        return f"not migrated: the database can't be reached: {first}"
+    return f"not migrated: {first} (SQLSTATE {_state(error)}); nothing is half done"
+
+
+def _state(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
 
 
 def _arguments() -> argparse.Namespace:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import httpx2
-import structlog
 from fastapi import FastAPI
 
 from evidence.log.note import PublicKey
+from service import logs
 from service.api import (
     accounts,
     campaigns,
@@ -33,10 +32,12 @@ from service.api import (
     witness,
 )
 from service.api.context import RequestContext
-from service.db.engine import async_engine, async_sessions
+from service.db.engine import async_engine, async_sessions, sync_engine
 from service.dispatch import Dispatcher
 from service.log.cosigning import Cosigners
 from service.log.signers import Signers
+from service.metrics import ApiMetrics
+from service.operator_door import open_door
 from service.reaper import reap_forever
 from service.sealing import Sealer
 from service.settings import Settings, Witness, load_settings
@@ -87,7 +88,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     errors.install(app)
-    app.add_middleware(RequestContext, upload_bytes=chosen.max_file_bytes + UPLOAD_OVERHEAD_BYTES)
+    metrics = ApiMetrics()
+    app.state.metrics = metrics
+    app.add_middleware(
+        RequestContext,
+        upload_bytes=chosen.max_file_bytes + UPLOAD_OVERHEAD_BYTES,
+        observe=metrics.request,
+    )
     for router in ROUTERS:
         app.include_router(router)
     return app
@@ -125,6 +132,9 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
         app.state.engine = async_engine(settings)
         app.state.sessionmaker = async_sessions(app.state.engine)
         timeout = httpx2.Timeout(SERVING_TIMEOUT_SECONDS, connect=SERVING_CONNECT_SECONDS)
+        watched = sync_engine(settings, application_name="doublei-metrics")
+        app.state.metrics.watch(watched, lease_seconds=settings.lease_seconds)
+        close_door = open_door(settings, app.state.metrics.registry)
         async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
             app.state.http = client
             sessions = app.state.sessionmaker
@@ -139,6 +149,8 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
             try:
                 yield
             finally:
+                close_door()
+                watched.dispose()
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
@@ -150,16 +162,10 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
 
 
 def _configure_logs() -> None:
-    """JSON lines on standard error. Request lines are ours: uvicorn's would repeat them without the id."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # looked up at each use: whoever redirects standard error gets the lines too
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
+    """Request lines are ours: uvicorn's would repeat them without the id. Its others take our form."""
+    logs.configure()
     logging.getLogger("uvicorn.access").disabled = True
+    for name in ("uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = []
+        logger.propagate = True

@@ -16,6 +16,8 @@ class ServiceError(Exception):
     status: ClassVar[int]
     code: ClassVar[str]
     type: ClassVar[str] = "invalid_request_error"
+    retryable: ClassVar[bool] = False
+    """Of a conflict: whether the same request may succeed a moment later."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)

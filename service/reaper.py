@@ -17,6 +17,7 @@ from service import leases
 from service.db.engine import async_engine, async_sessions
 from service.db.models import Job, Verification
 from service.dispatch import Dispatcher, DispatchError, TaskName
+from service.idempotency.statements import delete_expired
 from service.jobs import statements as job_statements
 from service.jobs.cancel import CANCELLED_MESSAGE
 from service.jobs.pause import PAUSED_MESSAGE
@@ -34,6 +35,9 @@ GRACE_SECONDS = 3.0
 
 MAX_RINGS = 100
 """At most so many messages a queue and a pass."""
+
+MAX_FORGOTTEN = 1000
+"""At most so many answers that nobody may ask for again are deleted in a pass."""
 
 EXHAUSTED = {
     "code": "max_attempts",
@@ -62,6 +66,7 @@ async def sweep(sessions: async_sessionmaker[AsyncSession]) -> tuple[Waiting, ..
             return None
         for _, table in TASKS:
             await _reap(session, table)
+        await session.execute(delete_expired(MAX_FORGOTTEN))
         return tuple([await _waiting(session, task, table) for task, table in TASKS])
 
 

@@ -11,6 +11,7 @@ another row, tenant or column does not open there.
 from __future__ import annotations
 
 import base64
+import hmac
 import os
 from collections.abc import Sequence
 from hashlib import sha256
@@ -48,7 +49,7 @@ class Sealer:
     sealer of a key file looks at the file again, so a change of the key needs no restart.
     """
 
-    __slots__ = ("_file", "_held", "_stamp")
+    __slots__ = ("_file", "_held", "_oldest", "_stamp")
 
     def __init__(self, kek: bytes, *older: bytes, file: Path | None = None) -> None:
         """Every key is 32 bytes; the first one seals.
@@ -61,6 +62,7 @@ class Sealer:
             ValueError: a key has another length.
         """
         self._held = _hold((kek, *older))
+        self._oldest = (kek, *older)[-1]
         self._file = file
         self._stamp: tuple[int, ...] | None = None
 
@@ -86,6 +88,16 @@ class Sealer:
 
     def __repr__(self) -> str:
         return f"Sealer(kek_id={self.kek_id.hex()})"
+
+    def fingerprint(self, *parts: bytes) -> bytes:
+        """32 bytes that are the same for the same parts; without the key they can't be guessed at. They stay
+        the same while the key is changed, until the old one is dropped."""
+        self._look_again()
+        key = sha256(b"doublei/fingerprint-key/v1" + self._oldest).digest()
+        mac = hmac.new(key, digestmod=sha256)
+        for part in parts:
+            mac.update(len(part).to_bytes(8, "big") + part)
+        return mac.digest()
 
     def seal(self, plaintext: bytes, *, purpose: str, owner: str, subject: str) -> bytes:
         """Encrypt for one place: the same three names are needed to open it again."""
@@ -141,7 +153,8 @@ class Sealer:
             stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp:
                 return
-            self._held = _hold(_parse(self._file.read_text(encoding="ascii")))
+            keys = _parse(self._file.read_text(encoding="ascii"))
+            self._held, self._oldest = _hold(keys), keys[-1]
         except (OSError, ValueError):
             return
         self._stamp = stamp

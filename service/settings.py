@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     device_slots: int = Field(default=1, ge=1, le=64, alias="DOUBLEI_DEVICE_SLOTS")
     """How many trainings may share one GPU, or this machine's processors where there is none."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
+    metrics_address: str = Field(default="", alias="DOUBLEI_METRICS_ADDRESS")
+    """host:port where this process shows its metrics; empty: nowhere. Each process needs its own."""
+    metrics_token_file: Path | None = Field(default=None, alias="DOUBLEI_METRICS_TOKEN_FILE")
+    """0600 file: what to send to read them. Without it the address must be a loopback one."""
     ready_file: Path | None = Field(default=None, alias="DOUBLEI_READY_FILE")
     """A worker touches it once it takes messages; its supervisor and its container's health check look."""
 
@@ -147,6 +151,20 @@ class Settings(BaseSettings):
             except ValueError:
                 raise SettingsError(f"DOUBLEI_DNS_SERVERS: {item!r} is not address[:port]") from None
         return tuple(servers)
+
+    @property
+    def metrics_host_port(self) -> tuple[str, int] | None:
+        """Where metrics are shown.
+
+        Raises:
+            SettingsError: it is not host:port.
+        """
+        if not self.metrics_address:
+            return None
+        host, _, port = self.metrics_address.rpartition(":")
+        if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise SettingsError(f"DOUBLEI_METRICS_ADDRESS: {self.metrics_address!r} is not host:port")
+        return host.strip("[]"), int(port)
 
     @property
     def kek(self) -> SecretStr:

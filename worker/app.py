@@ -6,18 +6,21 @@ of 4, redelivery after 3,600 s) and its own record of tasks is not kept: Postgre
 
 from __future__ import annotations
 
-import logging
+import atexit
 import mmap
-import sys
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
 from billiard.process import current_process
 from celery import Celery, signals
 
+from service import logs
 from service.dispatch import TASK_ROUTES, broker_transport_options
+from service.operator_door import open_door
 from service.settings import Settings, load_settings
 from worker.child import die_with_parent
 from worker.record.engine import Workplace, open_workplace
@@ -85,6 +88,7 @@ def create_app(settings: Settings) -> Celery:
         worker_proc_alive_timeout=60.0,
     )
     flag = ShutdownFlag()
+    _show_metrics(settings, flag)
     places = Places(settings, flag)
     for name, function in TASKS.items():
         app.task(_in_place(function, places), name=name.value, ignore_result=True)
@@ -114,7 +118,7 @@ def _connect_signals(places: Places, flag: ShutdownFlag) -> None:
         flag.set()
 
     def set_up_logs(**_: Any) -> None:
-        configure_logs()
+        logs.configure()
 
     signals.worker_process_init.connect(process_started, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
@@ -122,25 +126,39 @@ def _connect_signals(places: Places, flag: ShutdownFlag) -> None:
 
 
 def _announce_ready(file: Path) -> None:
+    """The file is there while messages are taken."""
+
     def ready(**_: Any) -> None:
         file.touch()
 
+    def stopping(**_: Any) -> None:
+        file.unlink(missing_ok=True)
+
     signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(stopping, weak=False)
 
 
-def configure_logs() -> None:
-    """JSON lines on standard error; Celery's own from WARNING on."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+def _show_metrics(settings: Settings, flag: ShutdownFlag) -> None:
+    """The forks count in a folder, the main process shows the sums."""
+    if settings.metrics_host_port is None:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="doublei-metrics-"))
+    # prometheus-client's own variable; read when it is imported, which happens nowhere before.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    main = os.getpid()
+
+    def ready(**_: Any) -> None:
+        from worker.metrics import worker_registry
+        from worker.readiness import readiness
+
+        open_door(settings, worker_registry(folder), readiness(settings, shutting_down=flag))
+
+    def remove() -> None:
+        if os.getpid() == main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    signals.worker_ready.connect(ready, weak=False)
+    atexit.register(remove)
 
 
 app = create_app(load_settings())

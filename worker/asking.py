@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -110,7 +110,10 @@ class Sitting:
         """Ask what is left of ``wanted``."""
         remaining = left_to_ask(wanted, before, self.plan)
         group = GroupJournal(
-            journal, already_asked=len({item.index for item in before}), total=len(self.drawn)
+            journal,
+            already_asked=len({item.index for item in before}),
+            total=len(self.drawn),
+            count=self.run.place.metrics.probe,
         )
         async with group:
             await asking.ask_all(
@@ -192,7 +195,16 @@ class GroupJournal:
     leaves, at a fraction of the commits. Use as an async context manager; leaving it writes the rest.
     """
 
-    def __init__(self, journal: Journal, *, already_asked: int, total: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        already_asked: int,
+        total: int,
+        count: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        """`count` hears of each outcome that is on record."""
+        self._count = count
         self._journal = journal
         self._asked = already_asked
         self._total = total
@@ -249,6 +261,8 @@ class GroupJournal:
                 self._fail(group, error)
                 self._fail(self._waiting, error)
                 raise
+            for outcome in group.outcomes:
+                self._count(outcome.code)
             for done in group.announced:
                 if not done.done():
                     done.set_result(None)

@@ -3,12 +3,20 @@ is somebody else's or nobody's: the message then means nothing."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 
+from service.db.models import Job, Verification
 from service.dispatch import TaskName
+from service.leases import LeasedTable
+from service.logs import frames
 from worker.errors import LeaseLost, RecordsAway
 from worker.record.engine import Workplace
 from worker.record.jobs import JobRun
+from worker.record.outcome import status_of
 from worker.training import train
 
 log = structlog.get_logger(__name__)
@@ -26,7 +34,10 @@ def finetune_run(place: Workplace, job_id: str) -> None:
     if run is None:
         log.info("job.not_claimed", job_id=job_id)
         return
-    with structlog.contextvars.bound_contextvars(job_id=job_id, epoch=run.epoch):
+    with (
+        structlog.contextvars.bound_contextvars(job_id=job_id, epoch=run.epoch),
+        _measured(place, TaskName.finetune_run, Job, job_id),
+    ):
         log.info("job.claimed", attempt=run.attempt)
         try:
             train(run)
@@ -50,7 +61,10 @@ def verify_run(place: Workplace, verification_id: str) -> None:
     if run is None:
         log.info("verification.not_claimed", verification_id=verification_id)
         return
-    with structlog.contextvars.bound_contextvars(verification_id=verification_id, epoch=run.epoch):
+    with (
+        structlog.contextvars.bound_contextvars(verification_id=verification_id, epoch=run.epoch),
+        _measured(place, TaskName.verify_run, Verification, verification_id),
+    ):
         log.info("verification.claimed", attempt=run.attempt)
         try:
             audit(run)
@@ -64,13 +78,15 @@ def verify_run(place: Workplace, verification_id: str) -> None:
             log.info("verification.left")
 
 
+@contextmanager
+def _measured(place: Workplace, task: TaskName, table: LeasedTable, row_id: str) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - started
+        place.metrics.run(task=task.value, outcome=status_of(place, table, row_id), seconds=seconds)
+
+
 TASKS = {TaskName.finetune_run: finetune_run, TaskName.verify_run: verify_run}
 """Every name the service may ring; each function takes the process's place and the row's id."""
-
-
-def frames(error: BaseException) -> list[str]:
-    """Where an exception came from, without its text or any value."""
-    import traceback
-
-    summary = traceback.extract_tb(error.__traceback__)
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in summary[-12:]]

@@ -18,6 +18,7 @@ from cli.commands.display import StartDisplay, show_addresses, show_children
 from cli.errors import AlreadyRunning, NotRunning, StackError
 from cli.stack import state
 from cli.stack.home import Home, is_locked, locate, prepare
+from cli.stack.ports import HOST
 from cli.stack.running import is_running, read_credentials, stop_running
 from cli.stack.stack import Interrupted, Stack
 from cli.stack.state import Phase, State
@@ -147,6 +148,12 @@ def _as_record(place: Home, current: State | None, *, running: bool) -> dict[str
         "phase": current.phase,
         "api_url": current.api_url,
         "dashboard_url": current.dashboard_url,
+        "metrics": {
+            "token_file": str(place.metrics_token_file),
+            "api": f"http://{HOST}:{current.ports.metrics_api}/metrics",
+            "worker-train": f"http://{HOST}:{current.ports.metrics_train}/metrics",
+            "worker-probe": f"http://{HOST}:{current.ports.metrics_probe}/metrics",
+        },
         "pid": current.supervisor.pid,
         "children": {
             name: {

@@ -71,6 +71,11 @@ class Home:
         return self.secrets / "dashboard-secret"
 
     @property
+    def metrics_token_file(self) -> Path:
+        """What Prometheus sends to read the metrics of the API and the workers."""
+        return self.secrets / "metrics-token"
+
+    @property
     def credentials_file(self) -> Path:
         """The API keys of the first start, written by the service's bootstrap."""
         return self.root / "credentials.json"
@@ -136,7 +141,7 @@ def ensure_secrets(home: Home) -> None:
     if not home.witness_key_file.exists():
         seed = base64.b64encode(secrets.token_bytes(32)).decode()
         write_private(home.witness_key_file, f"double-i-witness/{secrets.token_hex(8)}\n{seed}\n")
-    for path in (home.serving_token_file, home.dashboard_secret_file):
+    for path in (home.serving_token_file, home.dashboard_secret_file, home.metrics_token_file):
         if not path.exists():
             write_private(path, secrets.token_urlsafe(48) + "\n")
 

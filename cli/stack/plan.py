@@ -20,6 +20,7 @@ from cli.stack.state import State
 
 BASE_MODEL = "smollm2-135m-instruct"
 READY_FILE_VARIABLE = "DOUBLEI_READY_FILE"
+METRICS_VARIABLE = "DOUBLEI_METRICS_ADDRESS"
 _PATH_VARIABLES = (
     "DOUBLEI_MODEL_CACHE",
     "DOUBLEI_CATALOGUE_FILE",
@@ -91,6 +92,7 @@ def stores(site: Site) -> tuple[ChildSpec, ...]:
         ready=Exits(),
         stop_stage=0,
         stop_signal=signal.SIGKILL,
+        start_timeout_seconds=300,
     )
     server = ChildSpec(
         name="postgres",
@@ -166,6 +168,7 @@ def _servers(site: Site) -> tuple[ChildSpec, ...]:
             "DOUBLEI_LOG_KEY_FILE": str(site.home.log_key_file),
             "DOUBLEI_EVIDENCE_KEY_FILE": str(site.home.evidence_key_file),
             "DOUBLEI_WITNESS_KEY_FILE": str(site.home.witness_key_file),
+            METRICS_VARIABLE: f"{HOST}:{ports.metrics_api}",
         },
         folder=site.home.root,
         ready=AnswersHttp(port=ports.api, path="/healthz"),
@@ -202,21 +205,36 @@ def _servers(site: Site) -> tuple[ChildSpec, ...]:
 
 def _workers(site: Site) -> tuple[ChildSpec, ...]:
     return (
-        _worker(site, "train", concurrency=1, after=("bootstrap", "valkey", "weights")),
-        _worker(site, "probe", concurrency=2, after=("bootstrap", "valkey")),
+        _worker(
+            site,
+            "train",
+            concurrency=1,
+            after=("bootstrap", "valkey", "weights"),
+            metrics_port=site.ports.metrics_train,
+        ),
+        _worker(
+            site,
+            "probe",
+            concurrency=2,
+            after=("bootstrap", "valkey"),
+            metrics_port=site.ports.metrics_probe,
+        ),
     )
 
 
-def _worker(site: Site, queue: str, *, concurrency: int, after: tuple[str, ...]) -> ChildSpec:
+def _worker(
+    site: Site, queue: str, *, concurrency: int, after: tuple[str, ...], metrics_port: int
+) -> ChildSpec:
     name = f"worker-{queue}"
     ready_file = site.socket_dir / f"{name}.ready"
     return ChildSpec(
         name=name,
         command=_python(
-            "celery", "-A", "worker.app", "worker", "-Q", queue, "-c", str(concurrency), "-n", f"{queue}@%h",
-            "--loglevel", "WARNING",
+            "celery", "-q", "-A", "worker.app", "worker", "-Q", queue, "-c", str(concurrency),
+            "-n", f"{queue}@%h", "--loglevel", "WARNING",
         ),
-        environment=_environment(site, name) | {READY_FILE_VARIABLE: str(ready_file)},
+        environment=_environment(site, name)
+        | {READY_FILE_VARIABLE: str(ready_file), METRICS_VARIABLE: f"{HOST}:{metrics_port}"},
         folder=site.home.root,
         ready=TouchesFile(path=ready_file),
         after=after,
@@ -277,6 +295,7 @@ def service_environment(home: Home, ports: Ports, socket_dir: Path) -> dict[str,
             "DOUBLEI_SERVING_URL": f"http://{HOST}:{ports.serving}",
             "DOUBLEI_SERVING_TOKEN_FILE": str(home.serving_token_file),
             "DOUBLEI_DASHBOARD_SECRET_FILE": str(home.dashboard_secret_file),
+            "DOUBLEI_METRICS_TOKEN_FILE": str(home.metrics_token_file),
             "DOUBLEI_SUSPECT_ALLOW": allowed,
             "DOUBLEI_PUBLIC_URL": f"http://{own}",
             # Our own servers are never behind the user's proxy.

@@ -34,6 +34,10 @@ class Ports:
     api: int
     dashboard: int
     serving: int
+    metrics_api: int = 0
+    metrics_train: int = 0
+    metrics_probe: int = 0
+    """0 in the state that an older version has left."""
 
 
 class PortClaims:
@@ -57,7 +61,10 @@ class PortClaims:
         return Ports(
             api=api or self._first_free(first_api, PREFERRED_API),
             dashboard=self._first_free(first_dashboard, PREFERRED_DASHBOARD),
-            serving=self._first_free(*([remembered.serving] if remembered else [])),
+            serving=self._first_free(remembered.serving if remembered else 0),
+            metrics_api=self._first_free(remembered.metrics_api if remembered else 0),
+            metrics_train=self._first_free(remembered.metrics_train if remembered else 0),
+            metrics_probe=self._first_free(remembered.metrics_probe if remembered else 0),
         )
 
     def release(self) -> None:
@@ -68,7 +75,7 @@ class PortClaims:
 
     def _first_free(self, *preferred: int) -> int:
         for port in preferred:
-            if self._claim(port):
+            if port and self._claim(port):
                 return port
         for port in random.SystemRandom().sample(_ANY, _ATTEMPTS):
             if self._claim(port):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Delete, Select, delete, func, or_, select, update
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from service.db.models import (
@@ -12,6 +12,7 @@ from service.db.models import (
     AuditEvent,
     Evidence,
     File,
+    IdempotencyRecord,
     Job,
     JobEvent,
     LogEntry,
@@ -102,6 +103,12 @@ def delete_log_records(organization_id: str) -> ReturningDelete[int]:
     )
     entries = select(LogEntry.index).where(LogEntry.subject.in_(subjects))
     return delete(LogRecord).where(LogRecord.index.in_(entries)).returning(LogRecord.index)
+
+
+def forget_answers(organization_id: str) -> Delete:
+    """What the organization was answered, and kept in case it asks again."""
+    keys = select(ApiKey.id).where(ApiKey.organization_id == organization_id)
+    return delete(IdempotencyRecord).where(IdempotencyRecord.api_key_id.in_(keys))
 
 
 def remaining(organization_id: str) -> Select[Any]:

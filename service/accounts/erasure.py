@@ -58,6 +58,7 @@ async def erase(session: AsyncSession, *, actor: Actor) -> Erasure:
     jobs = (await session.execute(erasing.strip_jobs(organization_id))).all()
     await session.execute(erasing.delete_files(organization_id))
     await session.execute(erasing.strip_keys(organization_id))
+    await session.execute(erasing.forget_answers(organization_id))
     deleted = {
         "watermarks": len(key_ids),
         "files": len(file_ids),

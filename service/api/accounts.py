@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from service.accounts import statements, usecases
 from service.accounts.usecases import NewKey
 from service.api.dependencies import CurrentPrincipal, DbSession, Principal, Role, require_role
+from service.api.idempotency import DeedRoute
 from service.api.pagination import After, Limit, page
 from service.db.models import ApiKey, Organization
 
-router = APIRouter(prefix="/v1", tags=["accounts"])
+router = APIRouter(prefix="/v1", tags=["accounts"], route_class=DeedRoute)
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Provider = Annotated[Principal, Depends(require_role(Role.provider))]

@@ -19,6 +19,7 @@ from service.api.dependencies import (
     actor_of,
     require_role,
 )
+from service.api.idempotency import DeedRoute
 from service.api.verification_bodies import CampaignBody
 from service.api.verification_wire import seconds, verification_object
 from service.dispatch import TaskName
@@ -31,7 +32,7 @@ from service.verifications.register import Target
 from service.verifications.suspects import SuspectRequest, check_suspect
 from service.watermarks.refusals import noted
 
-router = APIRouter(tags=["verifications"])
+router = APIRouter(tags=["verifications"], route_class=DeedRoute)
 
 OwnerOrAuditor = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor))]
 Reader = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor, Role.provider))]

@@ -11,13 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.responses import Response, StreamingResponse
 
 from service.api.dependencies import AppStorage, CurrentPrincipal
+from service.api.idempotency import DeedRoute, late
 from service.api.models import BaseModels, Serving
 from service.db.models import Model
 from service.errors import InvalidRequest
 from service.models import usecases
 from service.serving_client import Adapter, ServingClient, pass_on, read
 
-router = APIRouter(prefix="/v1", tags=["inference"])
+router = APIRouter(prefix="/v1", tags=["inference"], route_class=DeedRoute)
 
 _SAMPLING = frozenset(
     {
@@ -65,7 +66,12 @@ def sessions(request: Request) -> async_sessionmaker[AsyncSession]:
 Sessions = Annotated[async_sessionmaker[AsyncSession], Depends(sessions)]
 
 
-@router.post("/chat/completions")
+async def answered_before(request: Request, principal: CurrentPrincipal) -> None:
+    """With an Idempotency-Key the same completion is not generated twice, unless it is streamed."""
+    await late(request, principal, await request.body())
+
+
+@router.post("/chat/completions", dependencies=[Depends(answered_before)])
 async def chat_completions(
     body: CompletionBody,
     principal: CurrentPrincipal,
@@ -83,7 +89,7 @@ async def chat_completions(
     return await _answer(serving, "/v1/chat/completions", forwarded, _adapter(model, storage))
 
 
-@router.post("/completions")
+@router.post("/completions", dependencies=[Depends(answered_before)])
 async def completions(
     body: CompletionBody,
     principal: CurrentPrincipal,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-import traceback
+from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import errors
 from service.errors import ServiceError, TooLarge, UnsupportedMedia
 from service.ids import new_id
+from service.logs import frames
 
 log = structlog.get_logger()
 
@@ -32,12 +33,20 @@ _PLAIN_SEGMENT = re.compile(
 _QUIET = frozenset({"/healthz", "/readyz"})
 
 
+class Observe(Protocol):
+    """Hears of a request's end. ``route`` is the template, None where none fits the path."""
+
+    def __call__(self, *, method: str, route: str | None, status: int | None, seconds: float) -> None: ...
+
+
 class RequestContext:
     """Wraps the application; see the module."""
 
-    def __init__(self, app: ASGIApp, *, upload_bytes: int) -> None:
-        """``upload_bytes``: the cap on the whole body of an upload, form fields included."""
+    def __init__(self, app: ASGIApp, *, upload_bytes: int, observe: Observe) -> None:
+        """``upload_bytes``: the cap on the whole body of an upload, form fields included. ``observe`` hears
+        of each request's end."""
         self._app = app
+        self._observe = observe
         self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,17 +68,21 @@ class RequestContext:
             log.info("request.abandoned")
         except Exception as error:
             # The message of an exception may quote data or a secret: the log gets the type and the frames.
-            log.error("request.crashed", error=type(error).__name__, frames=_frames(error))
+            log.error("request.crashed", error=type(error).__name__, frames=frames(error))
             if not exchange.response_started:
                 await errors.internal_error(request_id)(scope, receive, exchange.send)
         finally:
+            seconds = time.monotonic() - started
+            self._observe(
+                method=scope["method"], route=_template(scope), status=exchange.status, seconds=seconds
+            )
             if scope["path"] not in _QUIET:
                 log.info(
                     "request.finished",
                     method=scope["method"],
                     path=_shown_path(scope["path"]),
                     status=exchange.status,
-                    milliseconds=round((time.monotonic() - started) * 1000, 1),
+                    milliseconds=round(seconds * 1000, 1),
                 )
             structlog.contextvars.clear_contextvars()
 
@@ -127,12 +140,14 @@ def _request_id(scope: Scope) -> str:
     return given if _REQUEST_ID.fullmatch(given) else new_id("req")
 
 
+def _template(scope: Scope) -> str | None:
+    """``/v1/files/{file_id}``: what the router found."""
+    route = scope.get("route")
+    path = getattr(route, "path", None)
+    return path if isinstance(path, str) else None
+
+
 def _shown_path(path: str) -> str:
     """The path with every part hidden that is neither a word of a route nor an id of ours: what somebody
     puts there by mistake may be a secret."""
     return "/".join(part if _PLAIN_SEGMENT.fullmatch(part) else "…" for part in path.split("/"))
-
-
-def _frames(error: BaseException) -> list[str]:
-    summary = traceback.extract_tb(error.__traceback__)
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in summary[-12:]]

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.accounts.principal import Principal, Role
 from service.accounts.usecases import authenticate_token
+from service.api import idempotency
 from service.errors import Forbidden
 from service.log.cosigning import Cosigners
 from service.log.signers import Signers
@@ -40,10 +41,12 @@ __all__ = [
     "DbSession",
     "Doorbell",
     "Principal",
+    "ReadSession",
     "Role",
     "actor_of",
     "authenticate",
     "bells",
+    "read_session",
     "require_role",
     "session",
 ]
@@ -89,26 +92,45 @@ def bells(request: Request) -> Bells:
 
 
 async def session(request: Request) -> AsyncIterator[AsyncSession]:
-    """One session a request. An exception in the handler rolls back and discards the bells."""
+    """One session a request. An exception in the handler rolls back and discards the bells.
+
+    A POST that may come again first claims its name here (`service.api.idempotency`).
+    """
     sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
     async with sessions() as database:
+        request.state.session = database
+        if idempotency.may_come_again(request):
+            await idempotency.claimed(request, await authenticate(request), database)
         yield database
         await database.commit()
     await bells(request).send(request.app.state.dispatcher)
 
 
+async def read_session(request: Request) -> AsyncIterator[AsyncSession]:
+    """For handlers that only read, and are asked often: each statement by itself, which saves the two round
+    trips of a transaction. What such a handler writes is durable at once; it should write nothing."""
+    sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
+    async with sessions() as database:
+        await database.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        yield database
+
+
 async def authenticate(request: Request) -> Principal:
     """The caller, from its bearer key. In a short session of its own: slow handlers hold no connection.
+    Asked for once a request.
 
     Raises:
         Unauthenticated: no key, or not one that is live.
         Forbidden: an inference key anywhere but on `INFERENCE_ROUTES`, whatever the route itself says.
     """
+    if (known := getattr(request.state, "principal", None)) is not None:
+        return cast(Principal, known)
     sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
     principal = await authenticate_token(sessions, request.headers.get("authorization"))
     structlog.contextvars.bind_contextvars(organization_id=principal.organization_id, key_id=principal.key_id)
     if principal.role is Role.inference and (request.method, request.url.path) not in INFERENCE_ROUTES:
         raise Forbidden("an inference key may only list models and ask for completions")
+    request.state.principal = principal
     return principal
 
 
@@ -147,6 +169,7 @@ def _witness(request: Request) -> Witness | None:
 
 CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
 DbSession = Annotated[AsyncSession, Depends(session, scope="function")]
+ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 Doorbell = Annotated[Bells, Depends(bells)]
 AppSettings = Annotated[Settings, Depends(_settings)]
 AppSessions = Annotated[async_sessionmaker[AsyncSession], Depends(_sessions)]

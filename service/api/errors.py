@@ -11,8 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
+from service.api.idempotency import Replayed
 from service.db.faults import is_temporary
 from service.errors import ServiceError
 
@@ -44,7 +45,9 @@ def response_of(error: ServiceError) -> JSONResponse:
         headers["www-authenticate"] = "Bearer"
     elif error.status == 409:
         # The official client retries 409 by default, and a conflict of state does not go away by that.
-        headers["x-should-retry"] = "false"
+        headers["x-should-retry"] = "true" if error.retryable else "false"
+        if error.retryable:
+            headers["retry-after"] = "1"
     elif error.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     body = envelope(
@@ -62,6 +65,7 @@ def internal_error(request_id: str) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Replace FastAPI's own handlers, so that nothing else than the envelope is ever sent."""
     app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(Replayed, _replayed)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(DBAPIError, _database_error)
@@ -71,6 +75,12 @@ def install(app: FastAPI) -> None:
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
     return response_of(error)
+
+
+async def _replayed(request: Request, error: Exception) -> Response:
+    """Not a failure: the answer that was given before."""
+    assert isinstance(error, Replayed)
+    return error.response
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -16,13 +16,14 @@ from service.api.dependencies import (
     Role,
     require_role,
 )
+from service.api.idempotency import DeedRoute, late
 from service.api.multipart import UploadForm
 from service.api.pagination import After, page
 from service.db.models import File
 from service.errors import InvalidRequest
 from service.files import statements, usecases
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=DeedRoute)
 
 MAX_LIMIT = 10_000
 """OpenAI's, for this list alone."""
@@ -63,6 +64,9 @@ async def upload(
         )
         await form.read(request.stream())
         purpose = _check_fields(form)
+        # A boundary is drawn anew for each try, so it is the parts that make it the same upload.
+        digest = incoming.blob().sha256
+        await late(request, principal, purpose.encode(), (form.filename or "").encode(), digest.encode())
         row = await usecases.add(
             session,
             incoming,

@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
 from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.dependencies import (
     DbSession,
     Doorbell,
     Principal,
+    ReadSession,
     Role,
     require_role,
 )
+from service.api.idempotency import DeedRoute
 from service.api.models import BaseModels
 from service.api.pagination import DEFAULT_LIMIT, After, Limit, page
 from service.db.models import Checkpoint, Job, JobEvent
@@ -27,10 +30,9 @@ from service.jobs import checkpoints, pause, statements
 from service.jobs import create as creating
 from service.jobs import hyperparameters as limits
 from service.jobs.hyperparameters import Hyperparameters
-from service.log.usecases import entered
 from watermark.embedding import Strength
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=DeedRoute)
 
 Owner = Annotated[Principal, Depends(require_role(Role.owner))]
 OwnerOrProvider = Annotated[Principal, Depends(require_role(Role.owner, Role.provider))]
@@ -178,7 +180,7 @@ async def create_job(
 async def list_jobs(
     request: Request,
     principal: OwnerOrProvider,
-    session: DbSession,
+    session: ReadSession,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
@@ -192,10 +194,14 @@ async def list_jobs(
 
 
 @router.get("/{job_id}")
-async def retrieve_job(job_id: str, principal: OwnerOrProvider, session: DbSession) -> dict[str, Any]:
+async def retrieve_job(job_id: str, principal: OwnerOrProvider, session: ReadSession) -> dict[str, Any]:
     """One job, with what the log has of it."""
-    job = await _job(session, principal, job_id)
-    return _wire(job) | {"log": await entered(session, job_id)}
+    found = await session.execute(statements.one_with_log(job_id, organization_id=_scope(principal)))
+    row = found.one_or_none()
+    if row is None:
+        raise _no_job(job_id)
+    job, entries = row
+    return _wire(job) | {"log": entries}
 
 
 @router.post("/{job_id}/cancel")
@@ -224,7 +230,7 @@ async def resume_job(
 async def list_events(
     job_id: str,
     principal: OwnerOrProvider,
-    session: DbSession,
+    session: ReadSession,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
@@ -249,11 +255,15 @@ async def list_checkpoints(
     return page(found.all(), limit, _checkpoint_wire)
 
 
-async def _job(session: DbSession, principal: Principal, job_id: str) -> Job:
+async def _job(session: AsyncSession, principal: Principal, job_id: str) -> Job:
     job = await session.scalar(statements.one(job_id, organization_id=_scope(principal)))
     if job is None:
-        raise NotFound(f"No such fine-tuning job: {job_id}", param="fine_tuning_job_id", code="job_not_found")
+        raise _no_job(job_id)
     return job
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"No such fine-tuning job: {job_id}", param="fine_tuning_job_id", code="job_not_found")
 
 
 def _scope(principal: Principal) -> str | None:

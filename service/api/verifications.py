@@ -22,6 +22,7 @@ from service.api.dependencies import (
     actor_of,
     require_role,
 )
+from service.api.idempotency import DeedRoute
 from service.api.pagination import DEFAULT_LIMIT, After, Limit
 from service.api.pagination import page as list_object
 from service.api.verification_bodies import NonceBody, VerifyBody
@@ -37,7 +38,7 @@ from service.verifications.suspects import check_suspect
 from service.verifications.usecases import Audit
 from service.watermarks.refusals import noted
 
-router = APIRouter(tags=["verifications"])
+router = APIRouter(tags=["verifications"], route_class=DeedRoute)
 
 OwnerOrAuditor = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor))]
 Reader = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor, Role.provider))]

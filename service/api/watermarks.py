@@ -31,6 +31,7 @@ from service.api.dependencies import (
     actor_of,
     require_role,
 )
+from service.api.idempotency import DeedRoute
 from service.api.pagination import After, Limit, page
 from service.db.models import Grant, WatermarkKey
 from service.errors import InvalidRequest
@@ -41,7 +42,7 @@ from watermark.errors import DesignError, MarksError, WatermarkError
 from watermark.keys import MIN_FAMILIES, SECRET_BYTES, Design, Secret
 from watermark.marks import parse_marks
 
-router = APIRouter(prefix="/v1/watermarks", tags=["watermarks"])
+router = APIRouter(prefix="/v1/watermarks", tags=["watermarks"], route_class=DeedRoute)
 
 YEAR_SECONDS = 365 * 24 * 3600
 MIN_DISTINCT_BYTES = 12

@@ -542,6 +542,29 @@ class WitnessedLog(Base):
     )
 
 
+class IdempotencyRecord(Base):
+    """The answer to a POST, kept so that the same request again gets it again; see service.idempotency."""
+
+    __tablename__ = "idempotency_records"
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    name: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    """keyed digest of the caller's Idempotency-Key or, without one, of the request."""
+    request: Mapped[bytes] = mapped_column(LargeBinary)
+    """keyed digest of method, path, query and body."""
+    retry_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    """which of its client's tries made the record; 0 is the first."""
+    status: Mapped[int | None]
+    """of HTTP; None until the deed is done."""
+    sealed_answer: Mapped[bytes | None] = mapped_column(LargeBinary)
+    subject: Mapped[str | None]
+    """id of what the deed made."""
+    started_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    __table_args__ = (
+        Index("ix_idempotency_records_subject", "subject", postgresql_where="subject IS NOT NULL"),
+    )
+
+
 INSERT_ONLY_TABLES = (
     "preregistrations",
     "probes_sent",

@@ -13,6 +13,7 @@ from service.db.paging import page_after
 from service.files import statements as file_statements
 from service.ids import new_id
 from service.jobs.lifecycle import JobStatus
+from service.log import statements as log_statements
 from service.watermarks import statements as watermark_statements
 
 
@@ -20,6 +21,11 @@ def one(job_id: str, *, organization_id: str | None) -> Select[Job]:
     """A job of that organization; None sees every organization's."""
     statement = select(Job).where(Job.id == job_id)
     return statement if organization_id is None else statement.where(Job.organization_id == organization_id)
+
+
+def one_with_log(job_id: str, *, organization_id: str | None) -> Select[Job, list[dict[str, object]]]:
+    """The same with what the log has of it, in one statement: it is polled."""
+    return one(job_id, organization_id=organization_id).add_columns(log_statements.entered(Job.id))
 
 
 def page(

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Insert, Select, TextClause, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Insert, ScalarSelect, Select, TextClause, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.orm import InstrumentedAttribute
 
 from evidence.log.merkle import Node
 from service.db.models import LogCheckpoint, LogCosignature, LogEntry, LogRecord, LogTimestamp
@@ -140,6 +141,18 @@ def first_told(subject: str, kind: str) -> Select[int, bytes, str]:
         .where(LogEntry.subject == subject, LogEntry.kind == kind)
         .order_by(LogEntry.index)
         .limit(1)
+    )
+
+
+def entered(subject: InstrumentedAttribute[str]) -> ScalarSelect[list[dict[str, object]]]:
+    """The same as a column beside the thing's own row: a JSON array of {kind, index}."""
+    entry = func.jsonb_build_object("kind", LogEntry.kind, "index", LogEntry.index)
+    array = func.jsonb_agg(aggregate_order_by(entry, LogEntry.index))
+    return (
+        select(func.coalesce(array, text("'[]'::jsonb")))
+        .where(LogEntry.subject == subject)
+        .correlate(subject.class_)
+        .scalar_subquery()
     )
 
 

@@ -13,6 +13,7 @@ from service.accounts import statements as account_statements
 from service.accounts.principal import Role
 from service.db.models import Grant, WatermarkKey
 from service.errors import Conflict, InvalidRequest, NotFound
+from service.idempotency.statements import forget
 from service.ids import new_id
 from service.log import deeds
 from service.log.usecases import enter
@@ -152,6 +153,7 @@ async def shred(session: AsyncSession, key_id: str, *, actor: Actor) -> None:
     for grant_id in (await session.scalars(statements.revoke_grants_of(key_id))).all():
         await record(session, key_event(Action.grant_revoked, actor, key_id, grant_id))
     await session.execute(statements.shred(key_id))
+    await session.execute(forget(key_id))
     await record(session, key_event(Action.watermark_deleted, actor, key_id))
 
 

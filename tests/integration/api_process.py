@@ -17,14 +17,14 @@ from tests.integration.conftest import Deployment
 
 
 @contextmanager
-def running_api(deployment: Deployment) -> Iterator[tuple[str, psutil.Popen]]:
+def running_api(
+    deployment: Deployment, *, app: str = "service.app:create_app", port: int | None = None
+) -> Iterator[tuple[str, psutil.Popen]]:
     """Its address and the process, once it answers; ended with the ``with``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     process = psutil.Popen(
-        [sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory", "--port", str(port)],
+        [sys.executable, "-m", "uvicorn", app, "--factory", "--port", str(port)],
         env=os.environ | deployment.process_environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -41,5 +41,14 @@ def running_api(deployment: Deployment) -> Iterator[tuple[str, psutil.Popen]]:
             time.sleep(0.1)
         yield url, process
     finally:
-        process.terminate()
+        if process.poll() is None:
+            process.terminate()
         process.wait(timeout=20)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port

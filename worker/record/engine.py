@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -13,6 +14,9 @@ from service.db.engine import sync_engine, sync_sessions
 from service.sealing import Sealer
 from service.settings import Settings
 from service.storage import Storage
+
+if TYPE_CHECKING:
+    from worker.metrics import WorkMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class Workplace:
     storage: Storage
     sealer: Sealer = field(repr=False)
     catalogue: Catalogue
+    metrics: WorkMetrics = field(repr=False)
     owner: str
     """Fresh for each process, so that a restarted worker never passes for its predecessor."""
     shutting_down: Callable[[], bool]
@@ -32,12 +37,15 @@ class Workplace:
 
 def open_workplace(settings: Settings, *, shutting_down: Callable[[], bool]) -> Workplace:
     """Connects lazily: a database that is away is noticed at the first statement."""
+    from worker.metrics import WorkMetrics  # late: see there
+
     return Workplace(
         settings=settings,
         sessions=sync_sessions(sync_engine(settings)),
         storage=Storage(settings.storage_dir),
         sealer=Sealer.from_settings(settings),
         catalogue=load_catalogue(settings.catalogue_file),
+        metrics=WorkMetrics(),
         owner=f"worker-{uuid.uuid4()}",
         shutting_down=shutting_down,
     )

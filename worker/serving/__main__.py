@@ -28,11 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     import uvicorn
     from pydantic import ValidationError
 
+    from service import logs
     from worker.serving.errors import SettingsInvalid
 
     options = vars(_parser().parse_args(arguments))
     host, port = options.pop("host"), options.pop("port")
-    logging.basicConfig(level=logging.INFO, format='{"level":"%(levelname)s","event":"%(message)s"}')
+    logs.configure(libraries=logging.INFO)
     try:
         settings = _settings(options)
         token = settings.read_token()

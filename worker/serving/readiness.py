@@ -43,10 +43,10 @@ class Readiness:
         try:
             self._served = load()
         except Exception as error:
-            logger.exception("serving.load_failed")
             plain = isinstance(error, ServingError | CatalogueError | WeightsError)
             reason = str(error) if plain else type(error).__name__
             self._failure = f"the model could not be loaded: {reason}"
+            logger.exception("serving.load_failed: %s", reason)
             on_failure()
         else:
             logger.info("serving.ready")

@@ -10,8 +10,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.pool import NullPool
 
 from service.api.dependencies import DbSession, Doorbell
 from service.app import create_app
@@ -242,12 +243,34 @@ class TestHealth:
     async def test_alive_needs_nothing(self, http: httpx2.AsyncClient) -> None:
         assert (await http.get("/healthz")).json() == {"status": "ok"}
 
-    async def test_ready_names_what_is_missing(self, http: httpx2.AsyncClient) -> None:
+    async def test_ready_without_serving_and_says_so(self, http: httpx2.AsyncClient) -> None:
+        response = await http.get("/readyz")
+        assert response.status_code == 200
+        checks = {"database": "ok", "migrations": "ok", "broker": "ok", "serving": "missing"}
+        assert response.json() == {"status": "ready", "checks": checks, "degraded": ["serving"]}
+
+    async def test_ready_without_a_broker(self, settings: Settings) -> None:
+        """Postgres is the queue of record."""
+        away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:9/0")})
+        app = create_app(away)
+        async with app.router.lifespan_context(app):
+            transport = httpx2.ASGITransport(app=app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://doublei.test") as client:
+                response = await client.get("/readyz")
+        assert response.status_code == 200
+        assert response.json()["degraded"] == ["broker", "serving"]
+
+    async def test_not_ready_on_an_older_schema(self, http: httpx2.AsyncClient, settings: Settings) -> None:
+        engine = create_engine(settings.database_url.get_secret_value(), poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         response = await http.get("/readyz")
         assert response.status_code == 503
         error = check_envelope(response)
-        assert error["checks"] == {"database": "ok", "broker": "ok", "serving": "missing"}
-        assert "serving" in error["message"]
+        assert error["code"] == "not_ready"
+        assert error["checks"]["migrations"] == "missing"
+        assert "migrations" in error["message"]
+        assert (await http.get("/healthz")).status_code == 200
 
     async def test_ready_when_all_answer(self, settings: Settings) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,10 +9,13 @@ import subprocess
 import sys
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
+from migrations.config import alembic_config
+from service.db import schema
 from service.db.models import INSERT_ONLY_TABLES
 from service.jobs import lifecycle as jobs
 from service.verifications import lifecycle as verifications
@@ -76,6 +79,13 @@ def test_tables_and_models_agree(postgres_url: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_schema_that_readiness_asks_for_is_the_newest() -> None:
+    """Else a forgotten migration would look ready, or a finished one never."""
+    script = ScriptDirectory.from_config(alembic_config("postgresql+psycopg://"))
+    assert script.get_current_head() == schema.HEAD
+    assert all(len(revision.revision) == 4 for revision in script.walk_revisions())
+
+
 def test_a_missing_url_is_one_clear_line() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     done = subprocess.run(
@@ -111,6 +121,70 @@ def test_a_downgrade_does_not_drop_evidence(postgres_url: str, database: Engine)
     assert "probes_sent holds rows" in done.stderr
     with database.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM probes_sent")).scalar_one() == 1
+
+
+def test_a_table_in_use_is_waited_for(postgres_url: str, database: Engine) -> None:
+    """A reader's transaction is open for longer than a migration waits for a lock. Others get through
+    meanwhile, and once it has ended the migration ends well, by itself."""
+    assert migrate(postgres_url, "downgrade", "base").returncode == 0
+    assert migrate(postgres_url, "upgrade", "0001").returncode == 0
+    with database.connect() as reader:
+        reader.execute(text("SELECT * FROM verifications")).all()
+        running = subprocess.Popen(
+            [sys.executable, "-m", "migrations", "upgrade"],
+            env=os.environ | {"DATABASE_URL": postgres_url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert running.stderr is not None
+        assert running.stderr.readline().startswith("a table is in use; trying again (1 of")
+        with database.connect() as other:
+            other.execute(text("SELECT * FROM verifications")).all()
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    assert migrate(postgres_url, "check").returncode == 0
+
+
+def test_a_table_that_stays_in_use(
+    postgres_url: str, database: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and the schema is as it was."""
+    from migrations import __main__ as program
+
+    assert migrate(postgres_url, "downgrade", "0001").returncode == 0
+    monkeypatch.setattr(program, "ATTEMPTS", 1)
+    monkeypatch.setattr(sys, "argv", ["migrations", "upgrade"])
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    with database.connect() as reader:
+        reader.execute(text("SELECT * FROM verifications")).all()
+        assert program.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("not migrated: a table stayed in use")
+    assert said.count("\n") == 1
+    with database.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "0001"
+
+
+def test_the_second_of_two_says_that_it_waits(postgres_url: str, database: Engine) -> None:
+    with database.connect() as first:
+        first.execute(text("SELECT pg_advisory_lock(:key)"), {"key": 0x646F75626C652D69})
+        second = subprocess.Popen(
+            [sys.executable, "-m", "migrations", "upgrade"],
+            env=os.environ | {"DATABASE_URL": postgres_url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stderr is not None
+        assert second.stderr.readline() == "another migration is running; waiting for it\n"
+        assert second.poll() is None
+    assert second.wait(60) == 0
+
+
+def test_a_database_that_is_away_is_one_clear_line() -> None:
+    done = migrate("postgresql+psycopg://postgres@/nowhere?host=/nonexistent", "upgrade")
+    assert done.returncode == 1
+    assert done.stderr.startswith("not migrated: the database can't be reached")
+    assert done.stderr.count("\n") == 1
 
 
 async def test_two_deployments_at_once_migrate_once(postgres_url: str) -> None:

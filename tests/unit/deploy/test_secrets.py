@@ -17,6 +17,7 @@ def test_made_once_and_readable_by_one_user(tmp_path: Path) -> None:
         "evidence-key",
         "kek",
         "log-key",
+        "metrics-token",
         "pgpass",
         "serving-token",
         "witness-key",
