@@ -71,8 +71,8 @@ async def create(account: Account, body: Any, headers: Mapping[str, str]) -> htt
 
 
 def test_every_post_is_carried_out_once(app: FastAPI) -> None:
-    """A router that forgets the route class would take the header and not keep its promise. A witness's caller
-    has no key here, and what it sends again is answered the same by itself."""
+    """A router that forgets the route class would take the header and not keep its promise. A witness's
+    caller has no key here, and what it sends again is answered the same by itself."""
     public = "/v1/witness/add-checkpoint"
     posts = [route for route in _routes(app) if "POST" in route.methods and route.path != public]
     assert len(posts) > 10
