@@ -97,7 +97,7 @@ class TestAKeyMadeAfterTheFact:
         document = document_of(evidence)
         assert document["key"]["created_at"][:10] in report_of(deployment, "owner", honest["id"])
 
-    @pytest.mark.parametrize("field", ["created_at", "commitment", "salt", "grade"])
+    @pytest.mark.parametrize("field", ["created_at", "commitment_record", "salt", "grade"])
     def test_an_owner_does_not_say_when_or_with_which_salt(self, deployment: Deployment, field: str) -> None:
         body = {"secret": os.urandom(32).hex(), field: "ab" * 32}
         refused(deployment.call("owner", "POST", "/v1/watermarks", body), 400, "unknown_field")
