@@ -37,8 +37,7 @@ def key_commitment(key: WatermarkKey) -> Deed:
     """An owner has committed to a key. Entered before there is a salt."""
     record = {
         "key": key.id,
-        "owner": key.organization_id,
-        "claimant": key.claimant,
+        "owner": key.claimant,
         "origin": key.origin,
         "grade": key.grade,
         "commitment": key.commitment,

@@ -199,7 +199,7 @@ class TestRegister:
         with Session(database) as session:
             assert session.get_one(WatermarkKey, made["id"]).sealed_secret == b""
             records = session.execute(text("SELECT record FROM log_records ORDER BY index")).scalars().all()
-        assert json.loads(records[0])["claimant"] == NAME
+        assert json.loads(records[0])["owner"] == NAME
         assert made["salt"] not in records[0]
         assert made["salt"] in records[1]
         for value in (key.secret.value, key.secret.blinding):
