@@ -25,6 +25,8 @@ from evidence.errors import EvidenceError
 
 SHA256_OID = "2.16.840.1.101.3.4.2.1"
 MAX_REPLY_BYTES = 64 * 1024
+RESOLUTION = timedelta(seconds=1)
+"""Most authorities give whole seconds, rounded down: what says 12:00:05 may have been made at 12:00:05.9."""
 SKEW = timedelta(seconds=60)
 """By so much two honest clocks may differ: a stamp that is older than what it stamps by more is refused. The
 times of a stamp are whole seconds."""
@@ -89,7 +91,7 @@ def contradiction(stamp: datetime, *, logged_at: str, before: str | None) -> str
         logged_at: of the entry that it is to prove.
         before: time of the entry that had to come later, or None.
     """
-    if before is not None and stamp >= _moment(before):
+    if before is not None and stamp + RESOLUTION > _moment(before):
         return f"stamped at {shown(stamp)}, when what had to come later was already entered ({before})"
     if stamp < _moment(logged_at) - SKEW:
         return f"stamped at {shown(stamp)}, before what it covers was entered ({logged_at})"
