@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.pool import NullPool
 
-from service.db.models import Verification, WatermarkKey
+from service.db.models import IdempotencyRecord, Verification, WatermarkKey
 from service.keyfiles import replace_private
 from service.sealing import HEADER_BYTES, KEK_ID_BYTES, KEY_BYTES, SealBroken, Sealer
 from service.settings import Settings, SettingsError, load_settings
@@ -53,6 +53,10 @@ PLACES = (
     Place(table=Verification, column=Verification.sealed_credential, purpose=CREDENTIAL_PURPOSE),
     Place(table=Verification, column=Verification.sealed_opening, purpose=OPENING_PURPOSE),
 )
+
+LEFT_BEHIND = frozenset({(IdempotencyRecord.__tablename__, IdempotencyRecord.sealed_answer.key)})
+"""Sealed, and not sealed again: answers to POSTs, kept for a day. Their names are made with the old key too,
+so that they are found until it is dropped, and by nobody afterwards."""
 
 
 @dataclass(slots=True)

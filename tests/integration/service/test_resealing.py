@@ -17,7 +17,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from service.db.models import Base, Organization, Verification, WatermarkKey
-from service.resealing import PLACES, Refused, Report, drop, rotate, status
+from service.resealing import LEFT_BEHIND, PLACES, Refused, Report, drop, rotate, status
 from service.sealing import SealBroken, Sealer, sealed_under
 from service.settings import Settings, SettingsError
 
@@ -101,7 +101,21 @@ def test_every_sealed_column_is_known() -> None:
         for column in table.columns
         if column.name.startswith("sealed")
     }
-    assert {(place.table.__tablename__, place.column.key) for place in PLACES} == columns
+    known = {(place.table.__tablename__, place.column.key) for place in PLACES}
+    assert known | LEFT_BEHIND == columns
+    assert not known & LEFT_BEHIND
+
+
+def test_a_posts_name_stays_the_same_until_the_old_key_is_dropped(settings: Settings) -> None:
+    """So a request that comes again during the change is still known."""
+    running = Sealer.from_settings(settings)
+    before = running.fingerprint(b"key", b"1")
+    rotate(settings)
+    assert running.fingerprint(b"key", b"1") == before
+    assert Sealer.from_settings(settings).fingerprint(b"key", b"1") == before
+    drop(settings, settling_seconds=0)
+    assert running.fingerprint(b"key", b"1") == Sealer.from_settings(settings).fingerprint(b"key", b"1")
+    assert running.fingerprint(b"key", b"1") != before
 
 
 @pytest.mark.usefixtures("sealed")
