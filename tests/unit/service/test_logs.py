@@ -50,7 +50,7 @@ def test_an_exception_is_its_type_and_frames(capsys: pytest.CaptureFixture[str])
     try:
         raise ValueError(SECRET)
     except ValueError:
-        logging.getLogger("uvicorn.error").exception("it failed")
+        logging.getLogger("asyncio").exception("it failed")
     (line,) = said(capsys)
     assert (line["event"], line["error"]) == ("it failed", "ValueError")
     assert any("test_an_exception_is_its_type_and_frames" in frame for frame in line["frames"])

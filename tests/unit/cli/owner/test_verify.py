@@ -320,7 +320,7 @@ def test_out_of_time_mark_by_mark_it_waits_and_the_command_goes_on(
         (("--conclude",), "no unfinished audit"),
         (("--suspect-key-file", "/nowhere"), "No such file"),
         (("--allow", "here"), "HOST:PORT"),
-        (("--watermark", "wm-1"), "--watermark is for audits through a service"),
+        (("--watermark", "wm-1"), "--endpoint goes with --key, not with a service's --watermark"),
         (("--no-watch",), "--no-watch is for audits through a service"),
         (("--as", "auditor"), "--as is for audits through a service"),
     ],
