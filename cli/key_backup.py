@@ -1,29 +1,20 @@
 """The keys that an operator has to keep, in one file: under a passphrase, or as they are.
 
-A backup is JSON. Under a passphrase its keys are AES-256-GCM under a key that scrypt makes of the passphrase
-(RFC 7914; N = 2^17, r = 8, p = 1: OWASP's Password Storage Cheat Sheet); salt and nonce are bound in.
+A backup is JSON. Under a passphrase its keys are sealed as those of a whole backup are
+(`cli.backup.sealing`), with everything else in the file bound in.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-
+from cli.backup import sealing
 from cli.errors import CliError
 
 FORMAT = "double-i key backup"
 VERSION = 1
 MAX_FILE_BYTES = 64 * 1024
-MIN_PASSPHRASE = 12
-"""Characters. scrypt slows guessing down; it can't save a word from a dictionary."""
-SALT_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
-SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**17, 8, 1
 
 NAMES = ("kek", "log-key", "witness-key", "evidence-key")
 """Files of the data folder's secrets that nothing can replace; the others are made anew."""
@@ -46,10 +37,9 @@ class KeyBackup:
         head: dict[str, object] = {"format": FORMAT, "v": VERSION}
         if passphrase is None:
             return _json(head | {"keys": self.keys})
-        salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-        head |= {"salt": _text(salt), "nonce": _text(nonce)}
-        sealed = AESGCM(_key(passphrase, salt)).encrypt(nonce, _json(self.keys), _json(head))
-        return _json(head | {"sealed": _text(sealed)})
+        raw = {name: text.encode("ascii") for name, text in self.keys.items()}
+        sealed = sealing.seal(raw, passphrase.encode(), _json(head))
+        return _json(head | {"sealed": sealed.decode("ascii")})
 
     @classmethod
     def read(cls, data: bytes, passphrase: str | None) -> KeyBackup:
@@ -65,13 +55,12 @@ class KeyBackup:
             return cls(keys=_checked(record.get("keys")))
         if passphrase is None:
             raise BackupUnreadable("the backup is under a passphrase")
+        sealed = str(record.pop("sealed")).encode()
         try:
-            sealed = base64.b64decode(str(record.pop("sealed")), validate=True)
-            salt, nonce = _two(record)
-            opened = AESGCM(_key(passphrase, salt)).decrypt(nonce, sealed, _json(record))
-        except (InvalidTag, ValueError, KeyError, TypeError):
+            opened = sealing.unseal(sealed, passphrase.encode(), _json(record))
+            return cls(keys=_checked({name: raw.decode("ascii") for name, raw in opened.items()}))
+        except (sealing.WrongPassphrase, UnicodeDecodeError):
             raise BackupUnreadable("another passphrase is needed, or the backup was changed") from None
-        return cls(keys=_checked(_parsed(opened)))
 
 
 def is_sealed(data: bytes) -> bool:
@@ -81,17 +70,6 @@ def is_sealed(data: bytes) -> bool:
         BackupUnreadable: it is no backup.
     """
     return "sealed" in _parsed(data)
-
-
-def _key(passphrase: str, salt: bytes) -> bytes:
-    return Scrypt(salt=salt, length=KEY_BYTES, n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P).derive(passphrase.encode())
-
-
-def _two(record: dict[str, object]) -> tuple[bytes, bytes]:
-    salt, nonce = (base64.b64decode(str(record[name]), validate=True) for name in ("salt", "nonce"))
-    if (len(salt), len(nonce)) != (SALT_BYTES, NONCE_BYTES):
-        raise ValueError
-    return salt, nonce
 
 
 def _parsed(data: bytes) -> dict[str, object]:
@@ -114,7 +92,3 @@ def _checked(keys: object) -> dict[str, str]:
 
 def _json(value: dict[str, object] | dict[str, str]) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode("ascii") + b"\n"
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")

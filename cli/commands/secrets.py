@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from cli.backup.sealing import MIN_PASSPHRASE_CHARACTERS
 from cli.commands.stack import HomeOption
 from cli.errors import NotRunning, StackError, UsageMistake
 from cli.files import create_private
-from cli.key_backup import MAX_FILE_BYTES, MIN_PASSPHRASE, NAMES, KeyBackup, is_sealed
+from cli.key_backup import MAX_FILE_BYTES, NAMES, KeyBackup, is_sealed
 from cli.stack import state
 from cli.stack.home import locate, prepare
 from cli.stack.plan import operator_task
@@ -181,6 +182,6 @@ def _passphrase(file: Path | None, *, confirm: bool) -> str:
             reason = getattr(error, "strerror", None) or "not a text"
             raise UsageMistake(f"--passphrase-file: {file}: {reason}") from None
         found = lines[0] if lines else ""
-    if len(found) < MIN_PASSPHRASE:
-        raise UsageMistake(f"the passphrase has fewer than {MIN_PASSPHRASE} characters")
+    if len(found) < MIN_PASSPHRASE_CHARACTERS:
+        raise UsageMistake(f"the passphrase has fewer than {MIN_PASSPHRASE_CHARACTERS} characters")
     return found

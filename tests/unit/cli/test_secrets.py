@@ -130,10 +130,11 @@ def test_another_passphrase_and_every_flipped_byte_are_refused() -> None:
         with pytest.raises(BackupUnreadable):
             KeyBackup.read(data, wrong)
     record = json.loads(data)
+    sealed = json.loads(record["sealed"])
     for name in ("salt", "nonce", "sealed"):
-        raw = bytearray(base64.b64decode(record[name]))
+        raw = bytearray(base64.b64decode(sealed[name]))
         raw[-1] ^= 1
-        bent = record | {name: base64.b64encode(raw).decode()}
+        bent = record | {"sealed": json.dumps(sealed | {name: base64.b64encode(raw).decode()})}
         with pytest.raises(BackupUnreadable):
             KeyBackup.read(json.dumps(bent).encode(), PASSPHRASE)
     with pytest.raises(BackupUnreadable):
