@@ -230,9 +230,9 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{variable}: behind {key.name}'s key there is no http or https address")
         return tuple((key, address.rstrip("/")) for key, address in found)
 
-    @cached_property
+    @property
     def evidence_signer(self) -> Ed25519PrivateKey:
-        """What signs bundles, read once from its file.
+        """What signs bundles, read from its file each time: it may be changed while the API runs.
 
         Raises:
             SettingsError: there is no such file, or it holds no key.

@@ -140,6 +140,17 @@ def rotate_log_key(home: HomeOption = None) -> None:
     _run(home, "service.log.rotation")
 
 
+@app.command("rotate-evidence-key")
+def rotate_evidence_key(home: HomeOption = None) -> None:
+    """Let another key sign the service's bundles from now on. Prints the lines of both for a file of trust.
+
+    Whoever checks bundles adds the new line and keeps the old one: old bundles verify as before.
+
+    Example:  doublei secrets rotate-evidence-key >> trust.txt
+    """
+    _run(home, "service.evidence_key")
+
+
 def _run(home: Path | None, module: str, *arguments: str) -> None:
     place = locate(home)
     current = state.read(place)

@@ -258,7 +258,10 @@ def operator_task(
         stack_id=current.stack_id,
         privileges=Privileges(),
     )
-    environment = _environment(site, "operator") | {"DOUBLEI_LOG_KEY_FILE": str(home.log_key_file)}
+    environment = _environment(site, "operator") | {
+        "DOUBLEI_LOG_KEY_FILE": str(home.log_key_file),
+        "DOUBLEI_EVIDENCE_KEY_FILE": str(home.evidence_key_file),
+    }
     del environment[STACK_VARIABLE], environment[CHILD_VARIABLE]
     return (sys.executable, "-P", "-m", module, *arguments), environment
 

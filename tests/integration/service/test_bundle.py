@@ -13,13 +13,14 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from evidence.bundle import COMMITMENT_STAMP, EVIDENCE, LOG, VERDICT_STAMP, read_bundle
+from evidence.bundle import COMMITMENT_STAMP, ENVELOPE, EVIDENCE, LOG, VERDICT_STAMP, read_bundle
 from evidence.comparison import compare
 from evidence.log.entry import EntryKind
 from evidence.log.proof import Publication
 from evidence.timestamps import TimestampInvalid
 from evidence.trust import Trust, parse_trust
 from service.db.models import Job, LogTimestamp, Model, WatermarkKey
+from service.evidence_key import rotate
 from service.log import deeds
 from service.log.deeds import Marking
 from service.log.usecases import append
@@ -230,6 +231,21 @@ async def test_the_signing_seed_is_shown_nowhere(
     shown = str(response.content) + (await owner.http.get("/v1/evidence/key")).text
     shown += repr(settings) + str(settings.model_dump()) + "".join(capfd.readouterr())
     assert seed not in shown
+
+
+async def test_another_key_signs_from_now_on_and_old_bundles_stay_good(
+    owner: Account, key: dict[str, Any], audited: Audited, settings: Settings
+) -> None:
+    """Without a restart, and only for who trusts it: the old line alone does not do for a new bundle."""
+    name = await audited()
+    old, before = await fetched(owner, name), await trust_of(owner)
+    made = rotate(settings)
+    new, after = await fetched(owner, name), await trust_of(owner)
+    assert (made.retired != made.successor, old[ENVELOPE] != new[ENVELOPE]) == (True, True)
+    assert compare(old, before).exit_status == compare(new, after).exit_status == 0
+    assert compare(new, before).exit_status == compare(old, after).exit_status == 1
+    both = await trust_of(owner, made.retired)
+    assert compare(old, both).exit_status == compare(new, both).exit_status == 0
 
 
 class TestStamps:

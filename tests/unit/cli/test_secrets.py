@@ -162,7 +162,9 @@ def test_what_is_no_backup(data: bytes) -> None:
         KeyBackup.read(data, PASSPHRASE)
 
 
-@pytest.mark.parametrize("command", ["status", "rotate-kek", "drop-kek", "rotate-log-key"])
+@pytest.mark.parametrize(
+    "command", ["status", "rotate-kek", "drop-kek", "rotate-log-key", "rotate-evidence-key"]
+)
 def test_a_change_needs_a_running_stack(home: Home, command: str) -> None:
     result = RUNNER.invoke(app, [command, "--home", str(home.root)])
     assert isinstance(result.exception, NotRunning)

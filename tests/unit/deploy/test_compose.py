@@ -69,7 +69,8 @@ def test_every_required_setting_is_given(service: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "told"), [(LOG_KEY, {"api", "operator"}), (WITNESS_KEY, {"api"}), (EVIDENCE_KEY, {"api"})]
+    ("key", "told"),
+    [(LOG_KEY, {"api", "operator"}), (WITNESS_KEY, {"api"}), (EVIDENCE_KEY, {"api", "operator"})],
 )
 def test_only_the_api_is_told_where_the_signing_keys_are(key: str, told: set[str]) -> None:
     """And who changes them, who alone may write where they lie, besides the one that made them."""
