@@ -144,6 +144,11 @@ def _train(stack: Stack, mixed: Path, watermark: str, epochs: int) -> dict[str, 
                 raise RuntimeError("the job did not end in time")
             time.sleep(2)
             job = api.get(f"/v1/fine_tuning/jobs/{job['id']}")
+            if progress := job.get("progress"):
+                rate, left = progress.get("tokens_per_second"), progress.get("eta_seconds")
+                step = f"step {progress.get('step')} of {progress.get('total_steps')}"
+                print(f"\r{step}, {rate} tokens/s, {left} s left   ", end="", file=sys.stderr)
+        print(file=sys.stderr)
     if job["status"] != "succeeded":
         raise RuntimeError(f"the job {job['status']}: {job['error']}")
     return job
