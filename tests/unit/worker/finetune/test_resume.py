@@ -271,12 +271,12 @@ def test_two_trainings_never_share_a_device(program: Program, tmp_path: Path) ->
     assert first.stdout is not None
     while json.loads(first.stdout.readline())["event"] != "step":
         pass
+    # A process that is stopped still has its memory on the device, and the lock.
+    first.send_signal(signal.SIGSTOP)
     second, _ = program.start(**locks)
     assert second.stdout is not None
     said = [json.loads(second.stdout.readline())["event"] for _ in range(2)]
     assert said == ["loading", "waiting_for_device"]
-    # A process that is stopped still has its memory on the device, and the lock.
-    first.send_signal(signal.SIGSTOP)
     with pytest.raises(subprocess.TimeoutExpired):
         second.wait(2)
     first.kill()
@@ -291,6 +291,7 @@ def test_as_many_as_a_device_has_slots(program: Program, tmp_path: Path) -> None
     assert first.stdout is not None
     while json.loads(first.stdout.readline())["event"] != "step":
         pass
+    first.send_signal(signal.SIGSTOP)
     events, _ = program.finish(**locks)
     assert not of_kind(events, "waiting_for_device")
     first.kill()
