@@ -97,10 +97,21 @@ class TestAKeyMadeAfterTheFact:
         document = document_of(evidence)
         assert document["key"]["created_at"][:10] in report_of(deployment, "owner", honest["id"])
 
-    @pytest.mark.parametrize("field", ["created_at", "commitment_record", "salt", "grade"])
-    def test_an_owner_does_not_say_when_or_with_which_salt(self, deployment: Deployment, field: str) -> None:
-        body = {"secret": os.urandom(32).hex(), field: "ab" * 32}
-        refused(deployment.call("owner", "POST", "/v1/watermarks", body), 400, "unknown_field")
+    @pytest.mark.parametrize(
+        ("field", "value", "code"),
+        [
+            ("created_at", "ab" * 32, "unknown_field"),
+            ("commitment", {"commitment": "ab" * 32}, "invalid_value"),
+            ("salt", "ab" * 32, "unknown_field"),
+            ("grade", "ab" * 32, "unknown_field"),
+        ],
+    )
+    def test_an_owner_does_not_say_when_or_with_which_salt(
+        self, deployment: Deployment, field: str, value: Any, code: str
+    ) -> None:
+        """A commitment may come alone, to a key that stays with its owner, and not beside a secret."""
+        body = {"secret": os.urandom(32).hex(), field: value}
+        refused(deployment.call("owner", "POST", "/v1/watermarks", body), 400, code)
 
     def test_a_back_dated_file_is_not_the_services_and_says_what_it_can_not_prove(
         self, honest: dict[str, Any], evidence: bytes, tmp_path: Path

@@ -329,7 +329,9 @@ def test_a_killed_dispute_is_taken_up_and_asks_nothing_twice(
     assert outcome.returncode == 0, outcome.stderr
     assert "goes on: four audits under one plan" in outcome.stdout
     # Questions under way at the kill are lost, and so few are asked here that an audit may stay open by it.
-    assert report(folder)["pattern"] in ("a_earlier", "undecided")
+    told = report(folder)
+    left_open = [one for one in told["audits"] if one["verdict"] == "inconclusive"]
+    assert told["pattern"] == ("undecided" if left_open else "a_earlier")
     sent = [
         item["request"]
         for name in FILES

@@ -33,9 +33,9 @@ def theirs_of(entries: list[bytes]) -> Any:
 THEIRS = theirs_of(OURS.entries)
 
 
-def holds(failure: type[Exception], check: Callable[..., object], *arguments: Any) -> bool:
+def holds(failure: type[Exception], check: Callable[..., object], *arguments: Any, **named: Any) -> bool:
     try:
-        check(*arguments)
+        check(*arguments, **named)
     except failure:
         return False
     return True
@@ -82,10 +82,12 @@ def test_consistency_is_proved_between_the_same_roots(second: int) -> None:
     """Ours between their roots, theirs between ours."""
     for first in range(1, second + 1):
         ours = merkle.consistency_proof(first, second, OURS.read)
-        merkle.verify_consistency(first, second, THEIRS.get_root(first), THEIRS.get_root(second), ours)
+        roots = THEIRS.get_root(first), THEIRS.get_root(second)
+        assert holds(ProofInvalid, merkle.verify_consistency, first, second, *roots, ours)
         theirs = THEIRS.prove_consistency(first, second)
         old, new = merkle.root(first, OURS.read), merkle.root(second, OURS.read)
-        pymerkle.verify_consistency(old, new, theirs, prior_size=first, later_size=second)
+        told = {"prior_size": first, "later_size": second}
+        assert holds(pymerkle.InvalidProof, pymerkle.verify_consistency, old, new, theirs, **told)
 
 
 @pytest.mark.parametrize("bend", ["swapped", "first flipped", "second flipped", "old twice"])
