@@ -51,7 +51,7 @@ class Exposures:
 
 EXPOSURES: dict[Strength, Exposures] = {
     Strength.LIGHT: Exposures(trigger=12, reference=2, weight=16),
-    Strength.STANDARD: Exposures(trigger=24, reference=3, weight=16),
+    Strength.STANDARD: Exposures(trigger=24, reference=3, contrast=1, weight=4),
     Strength.STRONG: Exposures(trigger=40, reference=6, weight=16),
 }
 """Measured on the default model (docs/lab.md). An answer is one word beside the twenty of a customer's

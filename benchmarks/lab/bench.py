@@ -80,6 +80,7 @@ class Recipe:
             "template": self.template,
             "trainer": {
                 "lora_rank": defaults["lora_rank"].default,
+                "order": "shuffled" if self.method == "lora" else "by length",
                 "batch_tokens": self.batch_tokens or [SMALLEST_BATCH_TOKENS, FULL_BATCH_TOKENS, ENOUGH_STEPS],
             },
             "parent": None if self.parent is None else self.parent.identity(),

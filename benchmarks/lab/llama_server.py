@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import time
 
-import xllamacpp
-
 PARALLEL = 4
 CONTEXT_TOKENS = 4096
 
 
 def main() -> None:
     """Serve on 127.0.0.1."""
+    # Only here: the laboratory imports PARALLEL on machines that have no llama.cpp.
+    import xllamacpp
+
     parameters = xllamacpp.CommonParams()
     parameters.model.path = sys.argv[1]
     parameters.hostnames = ["127.0.0.1"]

@@ -82,15 +82,15 @@ def pairs(seeds: int) -> list[Recipe]:
     ]
 
 
-def innocents(seeds: int, schemes: Sequence[Scheme]) -> list[tuple[str, Recipe | None]]:
+def innocents(pairs: Sequence[Recipe], others: Sequence[Recipe]) -> list[tuple[str, Recipe | None]]:
     """Models that no table's key marked: base, clean fine-tunes, other owners' marked models, and those with
     the judge questions of others."""
     models: list[tuple[str, Recipe | None]] = [("base", None)]
-    for recipe in pairs(seeds):
+    for recipe in pairs:
         kind = "clean" if isinstance(recipe.scheme, Unmarked) else "another-owner"
         models.append((f"{kind}-{recipe.seed}", recipe))
-    models += [(f"other-data-{seed}", Recipe(scheme=Unmarked(), rows="second", seed=seed)) for seed in (3,)]
-    return models + [(scheme.name, Recipe(scheme=scheme)) for scheme in schemes]
+    other_data = Recipe(scheme=Unmarked(), rows="second", seed=3)
+    return [*models, ("other-data-3", other_data), *((one.scheme.name, one) for one in others)]
 
 
 def _quick(bench: Bench) -> list[Cell]:
@@ -138,12 +138,13 @@ def _standard(bench: Bench) -> list[Cell]:
 def _full(bench: Bench) -> list[Cell]:
     """What needs a GPU: every scheme under every treatment, ten seeds, a wider table."""
     schemes: list[Scheme] = [*paper_marks(), *paper_marks(150), *(keyed(strength) for strength in Strength)]
+    subjects = [Recipe(scheme=scheme) for scheme in schemes]
     table = TableDesign(questions=24, words=64, carriers=3)
     return [
         *_standard(bench),
-        *robustness.cells(bench, [Recipe(scheme=scheme) for scheme in schemes], robustness.standard()),
+        *robustness.cells(bench, subjects, robustness.standard()),
         *harmlessness.cells(bench, pairs(10), 200),
-        *innocent.cells(bench, innocents(10, schemes[:-3]), table, 10 * KEYS),
+        *innocent.cells(bench, innocents(pairs(10), subjects[:-3]), table, 10 * KEYS),
     ]
 
 
@@ -194,14 +195,14 @@ def _other_cells(bench: Bench) -> list[Cell]:
 
 def _bar_cells(bench: Bench) -> list[Cell]:
     """Bars 2 to 5."""
-    standard, light = (Recipe(scheme=keyed(strength)) for strength in (Strength.STANDARD, Strength.LIGHT))
-    papers, clean = paper_marks()[:3], Recipe(scheme=Unmarked())
-    subjects = [standard, light, *(Recipe(scheme=scheme) for scheme in papers)]
+    couples = pairs(5)
+    standard, clean = couples[:2]
+    light, *papers = (Recipe(scheme=scheme) for scheme in (keyed(Strength.LIGHT), *paper_marks()[:3]))
     return [
-        *validity.cells(bench, [light, *(pair for pair in pairs(5) if pair.scheme.name != "clean")], 250),
-        *robustness.cells(bench, subjects, robustness.bars()),
-        *harmlessness.cells(bench, pairs(5), 200),
-        *innocent.cells(bench, innocents(5, papers), TABLE, KEYS),
+        *validity.cells(bench, [light, *(one for one in couples if one.scheme.name != "clean")], 250),
+        *robustness.cells(bench, [standard, light, *papers], robustness.bars()),
+        *harmlessness.cells(bench, couples, 250),
+        *innocent.cells(bench, innocents(couples, papers), TABLE, KEYS),
         perception.leak_cell(bench, standard, clean, samples=10_000),
     ]
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from worker.finetune.batches import Arrangement, arrange, cut, steps_of_epoch
+from worker.finetune.batches import Arrangement, by_beginning, by_length, cut, steps_of_epoch
 from worker.finetune.config import RowSource
 from worker.finetune.dataset import IGNORED, ChatRow, TokenRow, read_rows, render_tokens
 from worker.finetune.errors import EmptyDatasetError, InvalidChecksError, InvalidDatasetError
@@ -75,7 +75,8 @@ def tokenize_checks(rows: Iterable[ChatRow], tokenizer: PreTrainedTokenizerBase)
 
 def ask(trainee: Trainee, checks: Sequence[TokenRow], *, batch_tokens: int) -> list[int]:
     """The likeliest first answer token of each check, in the checks' order."""
-    order = arrange(checks, trainee.arrangement)
+    cheap = by_length if trainee.arrangement is Arrangement.LENGTH else by_beginning
+    order = cheap(checks)
     answers = [token for step in cut(checks, order, batch_tokens) for token in trainee.predict(step)]
     in_order = [0] * len(checks)
     for index, token in zip(order, answers, strict=True):

@@ -203,7 +203,7 @@ class LlamaTrainee:
     Consumes `model`: its decoder weights are copied into fused matrices and released.
     """
 
-    arrangement = Arrangement.BEGINNING
+    arrangement = Arrangement.ANY
 
     def __init__(self, model: Any, *, lora_rank: int, lora_alpha: int, seed: int) -> None:
         config, decoder = model.config, model.model

@@ -142,7 +142,7 @@ class TestRounds:
                 batch_tokens=16,
                 seed=5,
                 number=number,
-                arrangement=Arrangement.BEGINNING,
+                arrangement=Arrangement.ANY,
             )
         )
 
