@@ -133,8 +133,11 @@ class Story:
                     job = self._owner.get(f"/v1/fine_tuning/jobs/{job_id}")
                     bars.training(name, job)
                     if job["status"] in ("failed", "cancelled"):
-                        reason = (job["error"] or {}).get("message", job["status"])
-                        raise DemoFailed(f"the job {job_id} ({name}) ended as {job['status']}: {reason}")
+                        error = job["error"] or {}
+                        reason = " ".join(filter(None, (error.get("message"), error.get("hint"))))
+                        raise DemoFailed(
+                            f"the job {job_id} ({name}) ended as {job['status']}: {reason or '-'}"
+                        )
                     if job["status"] == "succeeded":
                         models[name] = str(job["fine_tuned_model"])
                         results.append(self._training_result(name, job))
