@@ -22,7 +22,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk, the account's quota or the process's file-size limit is exhausted."""
 
 _NO_MEMORY = re.compile(
-    r"not enough memory|can(?:not|'t) allocate memory|bad_alloc|can't start new thread", re.I
+    r"not enough memory|failed to map segment|can(?:not|'t) allocate memory|bad_alloc|can't start new thread",
+    re.I,
 )
 _DEVICE = re.compile(r"\b(?:CUDA|cuBLAS|CUBLAS_STATUS|cuDNN|CUDNN_STATUS|cuSOLVER|NVML|HIP)\b", re.I)
 _REFUSED = "an allocation was refused"
