@@ -10,7 +10,7 @@ checkpoint, publishing, done, paused), then a moment in it. Afterwards:
 - the job is cancelled or succeeded, and stays so; its events tell one end; there is a model exactly if it
   succeeded; a job that had ended before answers 409;
 - its trainer is gone within 10 s;
-- no file and no folder of it is left in storage that no row names, without `doublei gc`.
+- no file and no folder of it is left in storage that nobody will use again, without `doublei gc`.
 
 Exit status 1: one of these was broken. The seed decides on the instants, not on what the machine does then.
 """
@@ -136,12 +136,14 @@ class Canceller:
         return found
 
     def orphans(self) -> list[str]:
-        """Files and folders of runs, of any job, that no row names."""
+        """Files and folders of ended jobs that nobody will use again: neither a model's, nor what a failed job
+        could have gone on from."""
         root = self._site.storage
         named = {
             path
             for (path,) in self._records.execute(
-                "SELECT path FROM training_states UNION SELECT adapter_path FROM checkpoints"
+                "SELECT path FROM training_states s JOIN jobs j ON j.id = s.job_id"
+                " WHERE j.status NOT IN ('cancelled', 'succeeded')"
                 " UNION SELECT adapter_path FROM models WHERE deleted_at IS NULL"
             )
         }

@@ -161,7 +161,7 @@ class TestOfTheTrainer:
             "hint": failures.of("trainer_killed").hint,
         }
         assert len(events_named(deployment, row.id, "attempt_failed")) == 2
-        # The second goes on from the first one's checkpoint and dies at its own first step; so does the third.
+        # The others go on from the first one's checkpoint and die at their own first step.
         assert [data["step"] for data in events_named(deployment, row.id, "job_restarted")] == [1, 1]
         assert deployment.messages(row.id)[-1].startswith("The job failed: No attempts are left.")
 
@@ -346,7 +346,7 @@ class TestTheBaseModel:
         fake_trainer: FakeTrainer,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A changed byte is found by the trainer, and mended for the next attempt; the rest is seen at once."""
+        """A changed byte is found by the trainer and mended for the next attempt; the rest is seen at once."""
         deployment, _, cached = own
         trainer = worker.training.TRAINER
         fake_trainer("finish")

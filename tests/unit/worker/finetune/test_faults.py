@@ -21,7 +21,7 @@ from worker.finetune.faults import is_disk_full, of_the_machine
         (MemoryError(), "out_of_memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
         (RuntimeError("std::bad_alloc"), "out_of_memory"),
         (RuntimeError("can't start new thread"), "out_of_memory"),
