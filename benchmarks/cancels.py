@@ -136,8 +136,8 @@ class Canceller:
         return found
 
     def orphans(self) -> list[str]:
-        """Files and folders of ended jobs that nobody will use again: neither a model's, nor what a failed job
-        could have gone on from."""
+        """Files and folders of ended jobs that are neither a model's nor what a failed job could have gone on
+        from."""
         root = self._site.storage
         named = {
             path
