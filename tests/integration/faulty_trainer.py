@@ -97,6 +97,7 @@ def address_space_bytes() -> int:
 def install(fault: str) -> None:
     """Put the fault into the trainer."""
     from worker.finetune import checkpoints, train
+    from worker.finetune.device import hold
 
     if fault in AT_STEP:
         take = train._Run._take
@@ -106,7 +107,7 @@ def install(fault: str) -> None:
                 AT_STEP[fault](run)
             take(run, *arguments, **named)
 
-        train._Run._take = take_faulty  # type: ignore[method-assign]
+        setattr(train._Run, "_take", take_faulty)  # noqa: B010
     elif fault == "disk_full":
         limit(resource.RLIMIT_FSIZE, NOTHING_BYTES)
     elif fault == "disk_full_at_checkpoints":
@@ -119,9 +120,9 @@ def install(fault: str) -> None:
             finally:
                 limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
 
-        checkpoints.Checkpoints.write = write_faulty  # type: ignore[method-assign]
+        setattr(checkpoints.Checkpoints, "write", write_faulty)  # noqa: B010
     elif fault == "impatient":
-        train.hold = partial(train.hold, patience_seconds=0.5)
+        setattr(train, "hold", partial(hold, patience_seconds=0.5))  # noqa: B010
     elif fault == "dataset_unreadable":
         os.close(json.loads(Path(sys.argv[2]).read_text())["dataset"]["fd"])
     else:

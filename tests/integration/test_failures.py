@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import threading
 import time
@@ -375,6 +376,20 @@ class TestTheBaseModel:
         error = told(deployment, run_once(deployment))
         assert error["cause"] in ("corrupt_base_model", "base_model_unavailable")
         assert (error["category"], error["param"]) == ("server", "model")
+
+    def test_no_room_for_it(self, own: tuple[Deployment, Path, Path]) -> None:
+        """The kernel refuses the process that fetches the weights to write them."""
+        deployment, _, cached = own
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+        try:
+            row = run_once(deployment)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        error = told(deployment, row)
+        assert (error["cause"], error["category"]) == ("disk_full", "capacity")
+        assert "the base model could not be stored" in error["message"]
+        assert not cached.exists()
 
 
 def spoil(model: Path, damage: str) -> None:

@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
             )
         if not options.json:
             print(f"{files.path}\n{files.digest}")
-    except (CatalogueError, WeightsError, OSError) as error:
+    except Exception as error:
+        if not (is_disk_full(error) or isinstance(error, CatalogueError | WeightsError | OSError)):
+            raise
         code = "disk_full" if is_disk_full(error) else getattr(error, "code", "cache_not_writable")
         if options.command == "fetch" and options.json:
             print(json.dumps({"stage": "error", "code": code, "message": str(error)}), flush=True)
