@@ -79,7 +79,7 @@ class Relay:
                 self.finished = report
                 self.run.note(_finished_event(report, rows=self._rows))
             case "error":
-                self.failure = RunFailed(str(report.get("code")), _text(report.get("message")))
+                self.failure = _failure(report)
 
     @property
     def trained_tokens(self) -> int | None:
@@ -210,8 +210,12 @@ def _finished_event(report: Mapping[str, Any], *, rows: object) -> Event:
     )
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _failure(report: Mapping[str, Any]) -> RunFailed:
+    code, message = str(report.get("code")), report.get("message")
+    if code == "invalid_dataset" or not isinstance(message, str):
+        # The trainer's lines are the mixture's, which its owner does not have.
+        return RunFailed(code)
+    return RunFailed(code, message)
 
 
 def _named(number: int) -> str:
