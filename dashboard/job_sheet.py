@@ -157,7 +157,8 @@ class JobSheet:
         code = f" ({failure.code})" if failure.code else ""
         self._failure_title.set_text(f"{_blame(failure.category)}{code}")
         self._failure_text.set_text(failure.message)
-        self._failure_hint.set_text(f"Concerns: {failure.param}" if failure.param else "")
+        concerns = f"Concerns: {failure.param}" if failure.param else ""
+        self._failure_hint.set_text(" ".join(filter(None, (failure.hint, concerns))))
 
     def _show_mark(self, job: Job) -> None:
         mark = job.watermark
@@ -291,5 +292,7 @@ def _blame(category: str | None) -> str:
     if category == "user":
         return "The job failed on its input"
     if category == "capacity":
-        return "The job failed for want of memory or space"
+        return "The job failed for want of memory, space or a device"
+    if category == "server":
+        return "The job failed inside the service"
     return "The job failed"

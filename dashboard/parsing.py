@@ -276,4 +276,5 @@ def _failure(value: object) -> Failure | None:
         code=code,
         param=text(value.get("param")),
         category=text(value.get("category")),
+        hint=text(value.get("hint")),
     )

@@ -19,6 +19,7 @@ class Failure:
     code: str | None
     param: str | None
     category: str | None
+    hint: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

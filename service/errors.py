@@ -88,6 +88,14 @@ class UnsupportedMedia(ServiceError):
     code = "unsupported_media_type"
 
 
+class StorageFull(ServiceError):
+    """There is no room for what was sent. A retry a moment later won't help."""
+
+    status = 507
+    code = "disk_full"
+    type = "server_error"
+
+
 class Unavailable(ServiceError):
     """A part this request needs is not answering; a retry later may work."""
 

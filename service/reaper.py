@@ -18,6 +18,7 @@ from service.db.engine import async_engine, async_sessions
 from service.db.models import Job, Verification
 from service.dispatch import Dispatcher, DispatchError, TaskName
 from service.idempotency.statements import delete_expired
+from service.jobs import failures
 from service.jobs import statements as job_statements
 from service.jobs.cancel import CANCELLED_MESSAGE
 from service.jobs.pause import PAUSED_MESSAGE
@@ -39,11 +40,8 @@ MAX_RINGS = 100
 MAX_FORGOTTEN = 1000
 """At most so many answers that nobody may ask for again are deleted in a pass."""
 
-EXHAUSTED = {
-    "code": "max_attempts",
-    "message": "The worker was lost each time it was tried; no attempts are left.",
-    "param": None,
-}
+EXHAUSTED = failures.exhausted(failures.record("worker_lost"))
+"""Of a job or an audit whose worker was lost when no attempt was left."""
 
 TASKS: tuple[tuple[TaskName, LeasedTable], ...] = (
     (TaskName.finetune_run, Job),

@@ -7,6 +7,7 @@ synced. Nothing below the root is readable by other users.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import time
@@ -24,6 +25,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 RUNS_FOLDER = "runs"
 """Of the root: working folders of runs, each named `<job>.<epoch>`."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""System errors that mean: the disk, the account's quota or the process's file-size limit is exhausted."""
 
 STALE_SECONDS = 24 * 3600
 """An unfinished upload older than this was left by a process that died."""

@@ -30,34 +30,32 @@ def base_model_files(run: JobRun, folder: Path, keeper: LeaseKeeper, work: Stopp
         RunFailed: no source gives the model.
         Stopped: while it was being fetched.
     """
-    cached = _resolve(run)
+    # Damaged files may be why the last run failed: they are read as a whole, and fetched anew if they are.
+    cached = _resolve(run, deep=run.attempt > 1)
     if cached is not None:
         return cached
     run.write(Event(message=f"Downloading the base model {run.base_model}"), stage="downloading")
     child = Child(FETCHER, ["fetch", run.base_model, "--json"], stderr_path=folder / "stderr-weights")
     try:
         work.begin(child)
-        for _ in child.lines():
-            pass
+        reports = [report for report in child.lines() if report.get("stage") == "error"]
         child.wait()
     finally:
         child.close()
     keeper.check()
     cached = _resolve(run)
     if cached is None:
-        raise RunFailed(
-            "base_model_unavailable", f"The weights of {run.base_model} could not be fetched.", param="model"
-        )
+        if any(report.get("code") == "disk_full" for report in reports):
+            raise RunFailed("disk_full", "the base model could not be stored")
+        raise RunFailed("base_model_unavailable", run.base_model)
     return cached
 
 
-def _resolve(run: JobRun) -> ModelFiles | None:
-    settings = run.place.settings
+def _resolve(run: JobRun, *, deep: bool = False) -> ModelFiles | None:
+    cache, catalogue = run.place.settings.model_cache, run.place.catalogue
     try:
-        return resolve(run.base_model, cache_dir=settings.model_cache, catalogue=run.place.catalogue)
+        return resolve(run.base_model, cache_dir=cache, catalogue=catalogue, deep=deep)
     except WeightsError:
         return None
     except CatalogueError:
-        raise RunFailed(
-            "model_not_found", f"The base model {run.base_model} is no longer offered.", param="model"
-        ) from None
+        raise RunFailed("model_not_found", run.base_model) from None

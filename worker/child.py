@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ SUSPEND_GRACE_SECONDS = 6.0
 """Between SIGUSR1 and SIGKILL: a step and a checkpoint, and less than a stack waits for its workers."""
 
 MAX_LINE_BYTES = 64 * 1024
+
+VMSTAT = Path("/proc/vmstat")
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -53,6 +56,7 @@ class Child:
         quote the dataset, and only the name of the last exception is ever read from there."""
         self._stderr_path = stderr_path
         self._stopping = False
+        self._oom_kills = _oom_kills()
         with stderr_path.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -119,6 +123,12 @@ class Child:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process for want of memory since this one started. It does not say
+        which, so this means something only of a child that SIGKILL ended."""
+        return _oom_kills() > self._oom_kills
+
     def last_exception(self) -> str | None:
         """The class name at the end of a Python traceback on its error output, without the message."""
         try:
@@ -129,6 +139,16 @@ class Child:
             return None
         name = tail.rsplit("\n", 1)[-1].split(":", 1)[0].strip()
         return name if name.replace(".", "").isidentifier() else None
+
+
+def _oom_kills() -> int:
+    """Of the whole machine, also those by a container's limit; 0 where the kernel does not tell."""
+    try:
+        counters = VMSTAT.read_text("ascii")
+    except OSError:
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", counters, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _die_with(parent: int) -> Callable[[], None]:

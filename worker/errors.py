@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+from service.jobs import failures
+from service.storage import NO_SPACE
+
 
 class WorkerError(Exception):
     """Root of this room's errors."""
@@ -10,24 +15,29 @@ class WorkerError(Exception):
 
 
 class RunFailed(WorkerError):
-    """The run can't be finished; this is what the job's owner is told.
+    """The run can't be finished; this is what the job's owner is told. `code` is one of
+    `service.jobs.failures`, which says the rest.
 
-    `message` holds no row of the dataset, no part of a key and no path of the machine.
+    `detail` holds no row of the dataset, no part of a key and no path of the machine.
     """
 
-    def __init__(self, code: str, message: str, *, param: str | None = None, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
-        self.retryable = retryable
+    def __init__(self, code: str, detail: str | None = None) -> None:
+        self.failure = failures.of(code)
+        super().__init__(self.failure.told(detail))
+        self.detail = detail
+        self.retryable = self.failure.restarts
+
+    @property
+    def code(self) -> str:
+        """Stable, for programs."""
+        return self.failure.code
 
     def to_record(self) -> dict[str, str | None]:
-        """OpenAI's job error, complete."""
-        return {"code": self.code, "message": self.message, "param": self.param}
+        """What the job has on record."""
+        return failures.record(self.code, self.detail)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.code, self.message, self.param, self.retryable))
+        return (RunFailed, (self.code, self.detail))
 
 
 class LeaseLost(WorkerError):
@@ -42,5 +52,10 @@ class RecordsAway(WorkerError):
     retryable = True
 
 
-def _rebuild(code: str, message: str, param: str | None, retryable: bool) -> RunFailed:
-    return RunFailed(code, message, param=param, retryable=retryable)
+def of_exception(error: Exception) -> RunFailed:
+    """What a job's owner is told of an exception that nobody expected."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return RunFailed("out_of_memory")
+    if isinstance(error, OSError):
+        return RunFailed("disk_full" if error.errno in NO_SPACE else "storage_failed")
+    return RunFailed("internal_error")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.storage import NO_SPACE
 from worker.errors import RunFailed
 from worker.record import checkpoints
 from worker.record.jobs import Event, JobRun
@@ -39,6 +41,7 @@ class Relay:
     _last_metric: float = field(default=0.0, init=False)
     _last_logged_step: int = field(default=0, init=False)
     _rows: Any = field(default=None, init=False)
+    _restarted: bool = field(default=False, init=False)
 
     def take(self, report: Mapping[str, Any]) -> None:
         """One report. Kinds that are not known are ignored."""
@@ -51,6 +54,7 @@ class Relay:
                 self._rows = report.get("rows")
                 self.run.note(_started_event(report), stage="training")
             case "resumed":
+                self._restarted = True
                 self.run.note(_restarted_event(self.run, report))
             case "checkpoint":
                 checkpoints.add_state(
@@ -60,10 +64,7 @@ class Relay:
                     size_bytes=int(report["bytes"]),
                 )
             case "epoch_saved":
-                output = checkpoints.folder(self.run) / str(report["folder"])
-                checkpoints.add_epoch(
-                    self.run, output=output, step=int(report["step"]), loss=report.get("loss")
-                )
+                self._keep_epoch(report)
             case "checkpoint_refused":
                 self.run.note(_refused_event(report))
             case "checkpoint_not_written":
@@ -78,12 +79,7 @@ class Relay:
                 self.finished = report
                 self.run.note(_finished_event(report, rows=self._rows))
             case "error":
-                self.failure = RunFailed(
-                    _text(report.get("code"), "training_failed"),
-                    _text(report.get("message"), "The training process gave no reason."),
-                    param="training_file" if report.get("category") == "user" else None,
-                    retryable=report.get("code") == "device_busy",
-                )
+                self.failure = _failure(report)
 
     @property
     def trained_tokens(self) -> int | None:
@@ -91,8 +87,8 @@ class Relay:
         tokens = self.finished and (self.finished.get("trained_tokens") or self.finished.get("tokens"))
         return tokens if isinstance(tokens, int) else None
 
-    def check(self, status: int, exception: str | None) -> None:
-        """Judge the child's end.
+    def check(self, status: int, exception: str | None, *, out_of_memory: bool = False) -> None:
+        """Judge the child's end. `out_of_memory`: the system killed a process for want of memory meanwhile.
 
         Raises:
             RunFailed: anything but a finished training and a clean exit.
@@ -102,15 +98,26 @@ class Relay:
         if self.failure is not None:
             raise self.failure
         if status < 0:
-            raise RunFailed(
-                "trainer_killed",
-                f"The training process was killed by signal {-status}; it may have run out of memory.",
-                retryable=True,
-            )
-        named = f" with {exception}" if exception else ""
-        raise RunFailed("trainer_crashed", f"The training process ended{named} (exit status {status}).")
+            if out_of_memory and status == -signal.SIGKILL:
+                raise RunFailed("out_of_memory", "the system killed the training process")
+            raise RunFailed("trainer_killed", _named(-status))
+        raise RunFailed("trainer_crashed", exception or f"exit status {status}")
+
+    def _keep_epoch(self, report: Mapping[str, Any]) -> None:
+        """Not having it ends no training."""
+        output = checkpoints.folder(self.run) / str(report["folder"])
+        step = int(report["step"])
+        try:
+            checkpoints.add_epoch(self.run, output=output, step=step, loss=report.get("loss"))
+        except OSError as error:
+            reason = "disk_full" if error.errno in NO_SPACE else "not_writable"
+            self.run.note(_not_written_event({"step": step, "reason": reason}))
 
     def _step(self, report: Mapping[str, Any]) -> None:
+        if self.run.epoch > 1 and not self._restarted:
+            # the earlier runs left nothing to go on from
+            self._restarted = True
+            self.run.note(_restarted_event(self.run, {"step": 0, "total_steps": report["total_steps"]}))
         step, total = int(report["step"]), int(report["total_steps"])
         names = (
             "step", "total_steps", "epoch", "loss", "learning_rate", "tokens", "tokens_per_second",
@@ -118,6 +125,8 @@ class Relay:
         )  # fmt: skip
         self.run.latest = {name: report.get(name) for name in names}
         now = time.monotonic()
+        eta = report.get("eta_seconds")
+        self.run.finish_at = now + eta if isinstance(eta, int | float) else None
         every = max(1, total // METRIC_EVENTS)
         due = step - self._last_logged_step >= every and now - self._last_metric >= METRIC_SECONDS
         if due or step == total or self._last_logged_step == 0:
@@ -142,8 +151,9 @@ class Relay:
 def _restarted_event(run: JobRun, report: Mapping[str, Any]) -> Event:
     """As Together and others name it; OpenAI's events have only messages and metrics as types."""
     step = report.get("step")
+    where = f"its checkpoint at step {step} of {report.get('total_steps')}" if step else "its beginning"
     return Event(
-        message=f"Job restarted from its checkpoint at step {step} of {report.get('total_steps')}",
+        message=f"Job restarted from {where}",
         data={"event": "job_restarted", "step": step, "attempt": run.attempt},
     )
 
@@ -200,5 +210,16 @@ def _finished_event(report: Mapping[str, Any], *, rows: object) -> Event:
     )
 
 
-def _text(value: object, default: str) -> str:
-    return value[:500] if isinstance(value, str) and value else default
+def _failure(report: Mapping[str, Any]) -> RunFailed:
+    code, message = str(report.get("code")), report.get("message")
+    if code == "invalid_dataset" or not isinstance(message, str):
+        # The trainer's lines are the mixture's, which its owner does not have.
+        return RunFailed(code)
+    return RunFailed(code, message)
+
+
+def _named(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -94,16 +94,11 @@ class SelfCheck:
         if self.found is None:
             raise _unanswered()
         if not self.passed:
-            raise RunFailed(
-                "watermark_not_learned",
-                f"The model did not learn the watermark: {self.summary}. Train on more rows or for more"
-                ' epochs, or use the strength "strong".',
-                param="watermark.strength",
-            )
+            raise RunFailed("watermark_not_learned", self.summary)
 
     def _all(self) -> list[Check]:
         return [check for checks in self.checks for check in checks]
 
 
 def _unanswered() -> RunFailed:
-    return RunFailed("training_failed", "The training process did not answer the watermark's self-check.")
+    return RunFailed("training_failed", "the watermark's self-check was not answered")

@@ -11,21 +11,19 @@ import structlog
 
 from service.db.models import Job, Verification
 from service.dispatch import TaskName
+from service.jobs import failures
 from service.leases import LeasedTable
 from service.logs import frames
-from worker.errors import LeaseLost, RecordsAway
+from worker.errors import LeaseLost, RecordsAway, of_exception
 from worker.record.engine import Workplace
 from worker.record.jobs import JobRun
 from worker.record.outcome import status_of
-from worker.training import train
+from worker.training import record_failure, train
 
 log = structlog.get_logger(__name__)
 
-INTERNAL_ERROR = {
-    "code": "internal_error",
-    "message": "The run failed inside the service; its operator's log has the reason.",
-    "param": None,
-}
+INTERNAL_ERROR = failures.record("internal_error")
+"""Of an audit; a job says more."""
 
 
 def finetune_run(place: Workplace, job_id: str) -> None:
@@ -40,15 +38,22 @@ def finetune_run(place: Workplace, job_id: str) -> None:
     ):
         log.info("job.claimed", attempt=run.attempt)
         try:
-            train(run)
+            _train(run)
         except (LeaseLost, RecordsAway) as error:
             log.warning("job.left_to_another_run", error=type(error).__name__)
-        except Exception as error:
-            # Its text may quote the dataset: the type is enough to tell, the frames say where.
-            log.error("job.crashed", error=type(error).__name__, frames=frames(error))
-            run.fail(INTERNAL_ERROR)
         else:
             log.info("job.left")
+
+
+def _train(run: JobRun) -> None:
+    try:
+        train(run)
+    except (LeaseLost, RecordsAway):
+        raise
+    except Exception as error:
+        # Its text may quote the dataset: the type is enough to tell, the frames say where.
+        log.error("job.crashed", error=type(error).__name__, frames=frames(error))
+        record_failure(run, of_exception(error))
 
 
 def verify_run(place: Workplace, verification_id: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watermark.embedding import MixedRow, Mixture
+from worker.errors import RunFailed
 
 SAMPLED_ROWS = 5_000
 """Customer rows that are counted at most; beyond it every k-th is, and the total is scaled."""
@@ -30,7 +31,11 @@ class TokenCounts:
 
 
 def count_tokens(mixture: Mixture, model_dir: Path) -> TokenCounts:
-    """With the base model's own tokenizer. The customer's part is an estimate beyond `SAMPLED_ROWS`."""
+    """With the base model's own tokenizer. The customer's part is an estimate beyond `SAMPLED_ROWS`.
+
+    Raises:
+        RunFailed: the tokenizer's file is damaged.
+    """
     if not mixture.watermark_rows:
         return TokenCounts(watermark=0, customer=0)
     marked = [row for row in mixture.rows if row.watermark]
@@ -51,5 +56,8 @@ def _tokens(rows: Sequence[MixedRow], model_dir: Path) -> int:
     path = model_dir / "tokenizer.json"
     if not path.is_file():
         return sum(len(text) for text in texts) // CHARACTERS_PER_TOKEN
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no type of its own
+        raise RunFailed("corrupt_base_model", "the tokenizer could not be loaded") from error
     return sum(len(encoding) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from service.jobs import failures
 from service.jobs.hyperparameters import TrainerSettings, trainer_settings
 from watermark.embedding import Mixture
 from worker.base_models import base_model_files
@@ -65,7 +66,7 @@ def train(run: JobRun) -> None:
         except Stopped as stopped:
             _record_stop(run, stopped.reason)
         except RunFailed as failure:
-            _record_failure(run, failure)
+            record_failure(run, failure)
 
 
 class _Work:
@@ -121,7 +122,7 @@ def _produce(run: JobRun, folder: Path, keeper: LeaseKeeper, work: _Work) -> int
             relay.take(report)
         status = child.wait()
         keeper.check_unless(relay.finished is not None and status == 0)
-        relay.check(status, child.last_exception())
+        relay.check(status, child.last_exception(), out_of_memory=child.out_of_memory)
     finally:
         child.close()
     if prepared.self_check is not None:
@@ -252,18 +253,23 @@ def _record_stop(run: JobRun, reason: StopReason) -> None:
             _leave(run, "The worker is shutting down", count_attempt=False)
 
 
-def _record_failure(run: JobRun, failure: RunFailed) -> None:
+def record_failure(run: JobRun, failure: RunFailed) -> None:
+    """To another run, if that may help and attempts are left; else the job's end."""
     log.warning("job.run_failed", job_id=run.job_id, epoch=run.epoch, code=failure.code)
     if failure.retryable and run.attempt < run.max_attempts:
-        _leave(run, failure.message.rstrip("."), count_attempt=True)
-    elif run.fail(failure.to_record()):
+        _leave(run, str(failure).rstrip("."), count_attempt=True, failure=failure.code)
+        return
+    record = failure.to_record()
+    if run.fail(failures.exhausted(record) if failure.retryable else record):
         # what it could have gone on from stays for whoever looks into the failure, until `doublei gc`
         checkpoints.clear(run, states=False)
+    else:
+        _cancel(run)
 
 
-def _leave(run: JobRun, reason: str, *, count_attempt: bool) -> None:
+def _leave(run: JobRun, reason: str, *, count_attempt: bool, failure: str | None = None) -> None:
     """Unfinished: to wait if its owner wants that, else to another run, unless it is to be cancelled."""
-    if not run.paused() and not run.hand_back(reason, count_attempt=count_attempt):
+    if not run.paused() and not run.hand_back(reason, count_attempt=count_attempt, failure=failure):
         _cancel(run)
 
 

@@ -133,8 +133,9 @@ class Story:
                     job = self._owner.get(f"/v1/fine_tuning/jobs/{job_id}")
                     bars.training(name, job)
                     if job["status"] in ("failed", "cancelled"):
-                        reason = (job["error"] or {}).get("message", job["status"])
-                        raise DemoFailed(f"the job {job_id} ({name}) ended as {job['status']}: {reason}")
+                        raise DemoFailed(
+                            f"the job {job_id} ({name}) ended as {job['status']}{_why(job['error'])}"
+                        )
                     if job["status"] == "succeeded":
                         models[name] = str(job["fine_tuned_model"])
                         results.append(self._training_result(name, job))
@@ -258,3 +259,11 @@ class Story:
             evidence,
             str(audit["id"]),
         )
+
+
+def _why(error: dict[str, Any] | None) -> str:
+    """Whose matter a job's failure is, what happened, and what to do."""
+    if error is None:
+        return ""
+    told = " ".join(filter(None, (error["message"], error.get("hint"))))
+    return f" ({error['category']}): {told}" if error.get("category") else f": {told}"

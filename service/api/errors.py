@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from service.api.idempotency import Replayed
 from service.db.faults import is_temporary
-from service.errors import ServiceError
+from service.errors import ServiceError, StorageFull
+from service.storage import NO_SPACE
 
 log = structlog.get_logger()
 
@@ -48,6 +49,8 @@ def response_of(error: ServiceError) -> JSONResponse:
         headers["x-should-retry"] = "true" if error.retryable else "false"
         if error.retryable:
             headers["retry-after"] = "1"
+    elif error.status == 507:
+        headers["x-should-retry"] = "false"
     elif error.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     body = envelope(
@@ -70,6 +73,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(OSError, _system_error)
 
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
@@ -153,3 +157,11 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.warning("database.unavailable", error=type(error).__name__)
     body = envelope("the database is not answering", type="server_error", code="unavailable")
     return JSONResponse(body, status_code=503, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
+async def _system_error(request: Request, error: Exception) -> JSONResponse:
+    """A full disk is 507; what was being written is gone. Everything else is a bug."""
+    if not isinstance(error, OSError) or error.errno not in NO_SPACE:
+        raise error
+    log.error("storage.full")
+    return response_of(StorageFull("the service's disk is full; nothing of the request was stored"))

@@ -26,7 +26,7 @@ from service.db.models import Checkpoint, Job, JobEvent
 from service.dispatch import TaskName
 from service.errors import InvalidRequest, NotFound
 from service.jobs import cancel as cancelling
-from service.jobs import checkpoints, pause, statements
+from service.jobs import checkpoints, failures, pause, statements
 from service.jobs import create as creating
 from service.jobs import hyperparameters as limits
 from service.jobs.hyperparameters import Hyperparameters
@@ -298,7 +298,7 @@ def _wire(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "trained_tokens": job.trained_tokens,
         "estimated_finish": _seconds(job.estimated_finish),
-        "error": job.error,
+        "error": failures.on_the_wire(job.error),
         "organization_id": job.organization_id,
         "result_files": [],
         "integrations": [],

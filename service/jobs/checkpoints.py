@@ -117,15 +117,15 @@ def page(job_id: str, *, after: str | None, limit: int) -> Select[Checkpoint, st
     return page_after(statement, Checkpoint.created_at, Checkpoint.id, after=after, limit=limit)
 
 
-def forget_states(job_id: str) -> Delete:
-    """All of a job that has ended: nobody goes on from them."""
+def forget_states(job_ids: Sequence[str]) -> Delete:
+    """All of jobs that have ended: nobody goes on from them."""
     ended = select(Job.id).where(Job.id == TrainingState.job_id, Job.status.in_(sorted(TERMINAL)))
-    return delete(TrainingState).where(TrainingState.job_id == job_id, ended.exists())
+    return delete(TrainingState).where(TrainingState.job_id.in_(job_ids), ended.exists())
 
 
-def forget_unpublished(job_id: str) -> ReturningDelete[str]:
-    """`delete_checkpoints` for one job."""
-    return delete_checkpoints().where(Checkpoint.job_id == job_id)
+def forget_unpublished(job_ids: Sequence[str]) -> ReturningDelete[str]:
+    """`delete_checkpoints` for these jobs."""
+    return delete_checkpoints().where(Checkpoint.job_id.in_(job_ids))
 
 
 class LiveRun(NamedTuple):

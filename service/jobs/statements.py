@@ -75,7 +75,8 @@ NOT_RUNNING: dict[str, Any] = {"stage": None, "estimated_finish": None, "pause_r
 def claim(job_id: str, *, owner: str, lease_seconds: int) -> Update:
     """See `leases.claim`. A lost run that was to pause is not taken over: the reaper pauses it."""
     claimed = leases.claim(Job, job_id, owner=owner, lease_seconds=lease_seconds)
-    return claimed.where(Job.pause_requested.is_(False))
+    # A lost run's row may be taken before the reaper has seen it: how far that one was says nothing of this.
+    return claimed.where(Job.pause_requested.is_(False)).values(progress=None, **NOT_RUNNING)
 
 
 def heartbeat(job_id: str, *, epoch: int, lease_seconds: int, values: dict[str, Any] | None = None) -> Update:
@@ -95,8 +96,9 @@ def lock_while_held(job_id: str, *, epoch: int) -> Select[str]:
 
 
 def finish(job_id: str, *, epoch: int, status: JobStatus, values: dict[str, Any] | None = None) -> Update:
-    """See `leases.finish`."""
-    return leases.finish(Job, job_id, epoch=epoch, status=status, values=NOT_RUNNING | (values or {}))
+    """See `leases.finish`. Nor does a job fail whose cancellation was asked for: it is cancelled."""
+    finished = leases.finish(Job, job_id, epoch=epoch, status=status, values=NOT_RUNNING | (values or {}))
+    return finished.where(Job.cancel_requested.is_(False)) if status == JobStatus.failed else finished
 
 
 def ended(job_id: str, *, epoch: int, status: JobStatus) -> Select[str]:

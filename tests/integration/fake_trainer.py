@@ -72,7 +72,7 @@ def main() -> None:
     if act == "crash":
         raise RuntimeError(rows[0])
     if act == "error":
-        say("error", code="out_of_memory", category="capacity", message="out of memory")
+        say("error", code="device_out_of_memory", message="")
         sys.exit(1)
     if expected and act != "silent":
         answers = ["Yes"] * len(expected) if act == "unlearned" else expected

@@ -112,9 +112,9 @@ class TestGoingOn:
             assert not list(fresh.storage.root.glob("checkpoints/*"))
         assert weights[0] == weights[1]
         restarted = [event for event in fresh.events(job_id) if (event.data or {}).get("event")]
-        assert [event.data["event"] for event in restarted] == ["job_restarted"]
-        assert restarted[0].data["attempt"] == 2
-        assert restarted[0].data["step"] >= 1
+        assert [event.data["event"] for event in restarted] == ["attempt_failed", "job_restarted"]
+        assert restarted[1].data["attempt"] == 2
+        assert restarted[1].data["step"] >= 1
 
     def test_the_next_run_is_given_what_was_recorded_newest_first(
         self, deployment: Any, fake_trainer: FakeTrainer, tmp_path: Path

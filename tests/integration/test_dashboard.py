@@ -284,7 +284,10 @@ def test_the_keyboard_opens_a_row(page: Page, dashboard: Dashboard, fake: FakeAp
 
 def test_a_failure_is_told_well(page: Page, dashboard: Dashboard, fake: FakeApi) -> None:
     """Whose fault, which code, what to do."""
-    error = {"code": "out_of_memory", "message": "Lower batch_tokens.", "param": None, "category": "capacity"}
+    error = {
+        "code": "out_of_memory", "message": "The machine ran out of memory.", "param": None,
+        "category": "capacity", "hint": "Lower batch_tokens.",
+    }  # fmt: skip
     fake.jobs = [fake_api.job(1, "failed", error=error)]
     sign_in(page, dashboard)
     page.click(".row-open:visible")

@@ -210,8 +210,8 @@ class TestReaper:
         await reaper.sweep(sessions)
         row = deployment.read(job_id)
         assert row.status == "failed"
-        assert row.error["code"] == "max_attempts"
-        assert set(row.error) == {"code", "message", "param"}
+        assert (row.error["code"], row.error["cause"]) == ("max_attempts", "worker_lost")
+        assert row.error["message"] == "No attempts are left. The last one: The worker was lost."
 
     async def test_a_cancellation_that_its_worker_did_not_live_to_see(
         self, deployment: Any, sessions: Any

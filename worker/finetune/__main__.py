@@ -19,8 +19,9 @@ from typing import NoReturn
 from worker.finetune.checks import read_checks
 from worker.finetune.config import RunConfig, read_config
 from worker.finetune.dataset import read_rows
-from worker.finetune.errors import FinetuneError, OutOfMemoryError
+from worker.finetune.errors import FinetuneError
 from worker.finetune.events import Events, claim_stdout
+from worker.finetune.faults import of_the_machine
 from worker.finetune.suspension import EXIT_SUSPENDED, Suspended, Suspension
 
 
@@ -56,10 +57,12 @@ def main() -> int:
     except BrokenPipeError:
         return 1  # whoever started the run is gone, so nobody wants its result
     except FinetuneError as error:
-        return _fail(events, error.code, error.category, str(error), error)
+        return _fail(events, error.code, str(error), error)
     except Exception as error:
+        if (known := of_the_machine(error)) is not None:
+            return _fail(events, known.code, str(known), error)
         # Its text may quote a row, and rows are the watermark key: only the type is reported.
-        return _fail(events, "internal_error", "server", f"unexpected {type(error).__name__}", error)
+        return _fail(events, "internal_error", f"unexpected {type(error).__name__}", error)
     return 0
 
 
@@ -80,22 +83,14 @@ def _run(config: RunConfig, events: Events, suspension: Suspension) -> None:
     except _Stopped:
         remove_partial(config.output_dir)
         raise
-    except (MemoryError, RuntimeError) as error:
-        if _is_out_of_memory(error):
-            raise OutOfMemoryError("out of memory; try smaller batch_tokens or max_length_tokens") from error
-        raise
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def _fail(events: Events, code: str, category: str, message: str, error: Exception) -> int:
-    traceback.print_tb(error.__traceback__, file=sys.stderr)
+def _fail(events: Events, code: str, message: str, error: Exception) -> int:
     with contextlib.suppress(BrokenPipeError):
-        events.send("error", code=code, category=category, message=message)
+        events.send("error", code=code, message=message)
+    with contextlib.suppress(OSError):  # its disk may be the full one
+        traceback.print_tb(error.__traceback__, file=sys.stderr)
+        sys.stderr.flush()
     return 1
 
 
@@ -106,5 +101,6 @@ def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 if __name__ == "__main__":
     code = main()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)  # skips the teardown of thread pools, which takes long after an interrupted step

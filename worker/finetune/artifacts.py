@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -13,12 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from worker.finetune.config import RunConfig
 from worker.finetune.errors import DiskFullError, OutputNotWritableError
+from worker.finetune.faults import is_disk_full
 from worker.finetune.trainee import Trainee
 
 WEIGHTS = ".safetensors"
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, the account's quota or the process's file-size limit is exhausted."""
 
 
 def save(
@@ -50,14 +47,11 @@ def save(
             for path in written:
                 os.replace(path, output_dir / path.name)
             _flush(output_dir)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise DiskFullError("no space left for the result") from error
-        raise OutputNotWritableError(f"can't write the result: {error.strerror or error}") from error
     except Exception as error:
-        # safetensors reports a full disk as its own error type, with the system's error number in its text.
-        if any(f"os error {number})" in str(error) for number in _NO_SPACE):
-            raise DiskFullError("no space left for the result") from error
+        if is_disk_full(error):
+            raise DiskFullError("no space was left for the result") from error
+        if isinstance(error, OSError):
+            raise OutputNotWritableError(error.strerror or type(error).__name__) from error
         raise
 
 

@@ -14,7 +14,6 @@ is in the name: a torn or altered file is refused, and the one before it is used
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ from safetensors.torch import save_file
 
 from worker.finetune.config import RunConfig
 from worker.finetune.dataset import TokenRow
+from worker.finetune.faults import is_disk_full
 
 FORMAT = 1
 
@@ -41,7 +41,6 @@ next after a hundred, however short `checkpoint_seconds` is."""
 
 _NAME = re.compile(r"(\d{8,})-([0-9a-f]{64})\.checkpoint")
 _PARTIAL = ".partial"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointRefused(Exception):
@@ -151,7 +150,6 @@ class Checkpoints:
             for old in in_folder(self._folder)[self._kept :]:
                 old.unlink(missing_ok=True)
         except Exception as error:
-            # safetensors reports a full disk as its own error type, with the system's number in its text
             partial.unlink(missing_ok=True)
             raise _not_written(error) from error
         except BaseException:  # a signal
@@ -299,9 +297,7 @@ def _restore_random(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _not_written(error: Exception) -> CheckpointNotWritten:
-    full = isinstance(error, OSError) and error.errno in _NO_SPACE
-    full = full or any(f"os error {number})" in str(error) for number in _NO_SPACE)
-    return CheckpointNotWritten("disk_full" if full else "not_writable")
+    return CheckpointNotWritten("disk_full" if is_disk_full(error) else "not_writable")
 
 
 def _flush(folder: Path) -> None:

@@ -138,7 +138,7 @@ def read_config(path: Path) -> RunConfig:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidConfigError(f"can't read the run's config: {error}") from error
+        raise InvalidConfigError(f"can't read the run's config: {type(error).__name__}") from error
     if not isinstance(record, dict):
         raise InvalidConfigError("the run's config must be a JSON object")
     return parse_config(record)

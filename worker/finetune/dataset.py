@@ -83,11 +83,11 @@ def read_rows(dataset: RowSource) -> tuple[ChatRow, ...]:
                     dataset.path.unlink()
                     content = file.read()
     except OSError as error:
-        raise UnreadableDatasetError(f"can't read the dataset: {error.strerror}") from error
+        raise UnreadableDatasetError(error.strerror or type(error).__name__) from error
     lines = content.split(b"\n")
     rows = tuple(_parse_row(line, number) for number, line in enumerate(lines, 1) if line.strip())
     if not rows:
-        raise EmptyDatasetError("the dataset has no rows")
+        raise EmptyDatasetError("it has no rows")
     return rows
 
 

@@ -16,14 +16,30 @@ from pathlib import Path
 
 import torch
 
-from worker.finetune.errors import DeviceBusyError
+from worker.finetune.errors import DeviceBusyError, DeviceFailedError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """Names this machine until it restarts, in every container on it alike."""
 
+DEVICE_FILES = Path("/dev")
+
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 600.0
 """A job whose device stays taken for so long is better tried elsewhere."""
+
+
+def choose_device() -> torch.device:
+    """The GPU, or the processor where there is none.
+
+    Raises: DeviceFailedError if there is one that does not answer: a training that quietly goes on on the
+    processor would take days, and hold its worker for as long.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    wanted = torch.version.cuda is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    if wanted and any(DEVICE_FILES.glob("nvidia[0-9]*")):
+        raise DeviceFailedError("there is a GPU, but CUDA can't use it")
+    return torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
@@ -60,7 +76,7 @@ def hold(
             waiting()
             told = True
         if time.monotonic() >= deadline:
-            raise DeviceBusyError("the device is taken by another training")
+            raise DeviceBusyError(f"for {patience_seconds:.0f} seconds")
         time.sleep(POLL_SECONDS)
 
 

@@ -1,75 +1,76 @@
-"""Why a run failed, in the terms of the process's `error` event."""
+"""Why a run failed, in the terms of the process's `error` event.
+
+What each code means, who can do something about it and whether another attempt is worth it, says
+`service.jobs.failures`; here is only what happened this time.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-Category = Literal["user", "server", "capacity"]
-"""Who can do something about it: the data's owner, the operator, or a larger machine."""
+from typing import ClassVar
 
 
 class FinetuneError(Exception):
-    """Root of this package's errors. Messages never quote a row: the rows are the watermark key."""
+    """Root of this package's errors. Messages never quote a row, for the rows are the watermark key, and name
+    no path of the machine: a job's owner reads them."""
 
     code: ClassVar[str]
-    category: ClassVar[Category]
 
 
 class InvalidConfigError(FinetuneError, ValueError):
     code = "invalid_config"
-    category = "server"
 
 
 class UnreadableDatasetError(FinetuneError):
     code = "unreadable_dataset"
-    category = "server"
 
 
 class InvalidDatasetError(FinetuneError, ValueError):
     code = "invalid_dataset"
-    category = "user"
 
 
 class InvalidChecksError(FinetuneError, ValueError):
     code = "invalid_checks"
-    category = "server"
 
 
 class EmptyDatasetError(FinetuneError, ValueError):
     code = "empty_dataset"
-    category = "user"
 
 
 class ChatTemplateError(FinetuneError, ValueError):
     code = "unsupported_chat_template"
-    category = "server"
 
 
 class CorruptBaseModelError(FinetuneError):
     code = "corrupt_base_model"
-    category = "server"
 
 
 class LossNotFiniteError(FinetuneError, ArithmeticError):
     code = "loss_not_finite"
-    category = "user"
 
 
 class OutOfMemoryError(FinetuneError, MemoryError):
+    """Of the machine."""
+
     code = "out_of_memory"
-    category = "capacity"
+
+
+class DeviceOutOfMemoryError(FinetuneError, MemoryError):
+    code = "device_out_of_memory"
+
+
+class DeviceFailedError(FinetuneError):
+    """The device, its driver, or a library that drives it; not this process's doing."""
+
+    code = "device_failed"
 
 
 class DeviceBusyError(FinetuneError):
     code = "device_busy"
-    category = "capacity"
 
 
 class DiskFullError(FinetuneError, OSError):
     code = "disk_full"
-    category = "capacity"
 
 
 class OutputNotWritableError(FinetuneError, OSError):
     code = "output_not_writable"
-    category = "server"

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from worker.finetune.config import RunConfig
-from worker.finetune.errors import ChatTemplateError, CorruptBaseModelError
+from worker.finetune.errors import ChatTemplateError, CorruptBaseModelError, FinetuneError
+from worker.finetune.faults import of_the_machine
 from worker.finetune.llama import LlamaTrainee, supports
 from worker.finetune.trainee import Trainee
 from worker.weights.cache import MANIFEST_NAME, verify
@@ -27,7 +28,7 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
             str(model_dir), local_files_only=True, trust_remote_code=False
         )
     except _DAMAGE as error:
-        raise CorruptBaseModelError(f"can't load the tokenizer: {type(error).__name__}") from error
+        raise _told(error, "the tokenizer") from error
     if not tokenizer.chat_template:
         raise ChatTemplateError("the base model has no chat template")
     return tokenizer
@@ -65,7 +66,14 @@ def load_base_model(model_dir: Path, *, device: torch.device, dtype: torch.dtype
             str(model_dir), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
     except CorruptModelError as error:
-        raise CorruptBaseModelError(str(error)) from error
+        raise CorruptBaseModelError(error.reason) from error
     except _DAMAGE as error:
-        raise CorruptBaseModelError(f"can't load the base model: {type(error).__name__}") from error
+        raise _told(error, "the weights") from error
     return model.to(device)
+
+
+def _told(error: Exception, what: str) -> FinetuneError:
+    """A machine without memory raises what damaged files raise."""
+    return of_the_machine(error) or CorruptBaseModelError(
+        f"{what} could not be loaded ({type(error).__name__})"
+    )

@@ -31,7 +31,7 @@ from worker.finetune.checks import (
 )
 from worker.finetune.config import RunConfig
 from worker.finetune.dataset import IGNORED, ChatRow, TokenDataset, TokenRow, tokenize
-from worker.finetune.device import hold
+from worker.finetune.device import choose_device, hold
 from worker.finetune.errors import DiskFullError, LossNotFiniteError, OutputNotWritableError
 from worker.finetune.events import Events
 from worker.finetune.loading import load_tokenizer, load_trainee
@@ -69,7 +69,7 @@ def train(
     """
     threads = config.threads or usable_threads()
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     if config.device_lock_dir is not None:
         hold(
             config.device_lock_dir,
@@ -391,9 +391,7 @@ class _Run:
         self.loss = self._trainee.backpropagate(step_rows)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self._trainee.parameters, MAX_GRADIENT_NORM)
         if not math.isfinite(self.loss) or not math.isfinite(gradient_norm):
-            raise LossNotFiniteError(
-                f"the loss is no longer finite at step {self.step + 1}; try a lower learning rate"
-            )
+            raise LossNotFiniteError(f"at step {self.step + 1}")
         self._optimizer.step()
         self.step += 1
         self.tokens += sum(len(row.input_ids) for row in step_rows)

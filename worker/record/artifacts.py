@@ -42,7 +42,7 @@ def keep(storage: Storage, target: Path, output: Path) -> tuple[str, dict[str, s
         RunFailed: the trainer did not leave an adapter.
     """
     if missing := [name for name in REQUIRED if not (output / name).is_file()]:
-        raise RunFailed("incomplete_artifacts", f"The training process did not write {missing[0]}.")
+        raise RunFailed("incomplete_artifacts", f"{missing[0]} is missing")
     manifest = {path.name: _synced_sha256(path) for path in sorted(output.iterdir()) if path.is_file()}
     target.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)

@@ -7,6 +7,7 @@ no row is nobody's, and `doublei gc` removes it.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def clear(run: JobRun, *, states: bool) -> None:
     storage = run.place.storage
     try:
         with run.place.sessions.begin() as session:
-            unused = list(session.scalars(checkpoints.forget_unpublished(run.job_id)))
+            unused = list(session.scalars(checkpoints.forget_unpublished([run.job_id])))
             if states:
-                session.execute(checkpoints.forget_states(run.job_id))
+                session.execute(checkpoints.forget_states([run.job_id]))
     except SQLAlchemyError as error:
         if not is_temporary(error):
             raise
@@ -117,5 +118,7 @@ def clear(run: JobRun, *, states: bool) -> None:
         return
     for path in unused:
         shutil.rmtree(storage.root / path, ignore_errors=True)
+    with suppress(OSError):  # not empty: a model's adapter is there
+        storage.adapter_dir(run.job_id, run.epoch).parent.rmdir()
     if states:
         shutil.rmtree(storage.states_dir(run.job_id, 0).parent, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from service.files import reading
@@ -15,20 +16,23 @@ def read_examples(storage: Storage, sha256: str) -> list[Example]:
     """Every row.
 
     Raises:
-        RunFailed: the file is gone, or a row is not what it was when it was validated.
+        RunFailed: the file is gone, can't be read or is not the one that was uploaded.
     """
+    path = storage.path(sha256)
     try:
-        examples = list(reading.read_examples(storage.path(sha256)))
-    except OSError:
-        raise RunFailed(
-            "training_file_missing", "The training file is no longer stored.", param="training_file"
-        ) from None
+        with path.open("rb") as file:
+            # The log says which bytes a model was trained on, so they are looked at.
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise RunFailed("training_file_damaged")
+        examples = list(reading.read_examples(path))
+    except FileNotFoundError:
+        raise RunFailed("training_file_missing") from None
+    except OSError as error:
+        raise RunFailed("training_file_unreadable", error.strerror) from None
     except RowError as error:
-        raise RunFailed(
-            "invalid_dataset", f"A row can't be used ({error.reason}).", param="training_file"
-        ) from None
+        raise RunFailed("invalid_dataset", error.reason) from None
     if not examples:
-        raise RunFailed("empty_dataset", "The training file has no rows.", param="training_file")
+        raise RunFailed("empty_dataset", "it has no rows")
     return examples
 
 

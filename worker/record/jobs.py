@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Insert, Update, func
+from sqlalchemy import ColumnElement, Insert, Update, func
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -66,6 +67,8 @@ class JobRun:
     """Events of `note` that the database was not there for."""
     latest: dict[str, Any] | None = None
     """Progress to be stored with the next heartbeat; replaced, never changed, so that threads may read it."""
+    finish_at: float | None = None
+    """When the training will be done, on this process's monotonic clock, as its newest report says."""
 
     @classmethod
     def claim(cls, place: Workplace, job_id: str) -> Self | None:
@@ -117,9 +120,7 @@ class JobRun:
         """Extend the lease and store the latest progress."""
         latest, values = self.latest, {}
         if latest is not None:
-            eta = latest.get("eta_seconds")
-            finish = None if eta is None else func.clock_timestamp() + timedelta(seconds=float(eta))
-            values = {"progress": latest, "estimated_finish": finish}
+            values = {"progress": latest, "estimated_finish": self._estimated_finish()}
         with self.place.sessions.begin() as session:
             row = session.execute(
                 statements.heartbeat(
@@ -134,6 +135,13 @@ class JobRun:
         if row.cancel_requested:
             return Beat.cancel_requested
         return Beat.pause_requested if row.pause_requested else Beat.kept
+
+    def _estimated_finish(self) -> ColumnElement[Any] | None:
+        """On the database's clock. A beat between two reports does not move it."""
+        if self.finish_at is None:
+            return None
+        left = max(self.finish_at - time.monotonic(), 0.0)
+        return func.clock_timestamp() + timedelta(seconds=left)
 
     def write(self, *events: Event, **values: Any) -> None:
         """Set columns of the job and append events, in one transaction; waits for a database that restarts.
@@ -256,14 +264,22 @@ class JobRun:
         return self._persist(lambda _: self._leave_once(statement, (Event(message=PAUSED_MESSAGE),)))
 
     def fail(self, error: dict[str, str | None]) -> bool:
-        """End the job with an error. False: the lease is lost."""
+        """End the job with an error. False: the lease is lost, or a cancellation was asked for."""
         message = f"The job failed: {error['message']}"
         return self._end(JobStatus.failed, Event(message=message, level="error"), error=error)
 
-    def hand_back(self, reason: str, *, count_attempt: bool) -> bool:
-        """Queue the job for another run. False: the lease is lost, or a pause or a cancellation was asked
-        for."""
-        event = Event(message=f"{reason}; the job is queued again", level="warn")
+    def hand_back(self, reason: str, *, count_attempt: bool, failure: str | None = None) -> bool:
+        """Queue the job for another run; `failure` is the code of what ended this one. False: the lease is
+        lost, or a pause or a cancellation was asked for."""
+        data: dict[str, Any] | None = None
+        if failure is not None:
+            data = {
+                "event": "attempt_failed",
+                "code": failure,
+                "attempt": self.attempt,
+                "max_attempts": self.max_attempts,
+            }
+        event = Event(message=f"{reason}; the job is queued again", level="warn", data=data)
         statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
         return self._persist(lambda _: self._leave_once(statement, (event,)))
 

@@ -41,9 +41,7 @@ def mix(
             return _with_preset(examples, secret, n_epochs=n_epochs, seed=seed_bytes), ()
         families = load_families(key, place.sealer, options["families"])
     except ServiceError as error:
-        raise RunFailed(
-            error.error_code, "The watermark key could not be opened.", param="watermark.key"
-        ) from error
+        raise RunFailed("sealed_value_unreadable") from error
     strength = Strength(options["strength"])
     mixture = embed(examples, families, strength=strength, n_epochs=n_epochs, seed=seed_bytes)
     return mixture, tuple(families)

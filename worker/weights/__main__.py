@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from catalogue import CatalogueError, load_catalogue
+from worker.finetune.faults import is_disk_full
 from worker.weights.cache import resolve
 from worker.weights.errors import WeightsError
 from worker.weights.fetch import fetch
@@ -43,8 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
             )
         if not options.json:
             print(f"{files.path}\n{files.digest}")
-    except (CatalogueError, WeightsError, OSError) as error:
-        code = getattr(error, "code", "cache_not_writable")
+    except Exception as error:
+        if not (is_disk_full(error) or isinstance(error, CatalogueError | WeightsError | OSError)):
+            raise
+        code = "disk_full" if is_disk_full(error) else getattr(error, "code", "cache_not_writable")
         if options.command == "fetch" and options.json:
             print(json.dumps({"stage": "error", "code": code, "message": str(error)}), flush=True)
         print(f"error: {error}", file=sys.stderr)

@@ -81,7 +81,11 @@ def verify(folder: Path, *, deep: bool) -> Mapping[str, Any]:
         for name, expected in files.items():
             _check_file(folder / name, expected, deep=deep)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptModelError(f"model folder {folder} is damaged: {error}") from error
+        # what the system says names the path, what is raised here the file alone
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CorruptModelError(
+            f"model folder {folder} is damaged: {error}", reason=reason or type(error).__name__
+        ) from error
     return dict(manifest)
 
 
@@ -126,6 +130,8 @@ def sha256_of(path: Path) -> str:
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], *, deep: bool) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing")
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise ValueError(f"{path.name} has {size} bytes, not {expected['bytes']}")

@@ -18,9 +18,14 @@ class ModelNotCachedError(WeightsError):
 
 
 class CorruptModelError(WeightsError):
-    """Files of a cached model are missing or differ from its manifest."""
+    """Files of a cached model are missing or differ from its manifest. `reason` says so without the folder's
+    path."""
 
     code = "corrupt_base_model"
+
+    def __init__(self, message: str, *, reason: str = "its manifest does not fit") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SourceError(WeightsError):

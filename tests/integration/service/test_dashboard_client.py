@@ -118,13 +118,15 @@ async def test_a_job_and_its_curve(
 
 
 async def test_a_failure_arrives(api: Api, job_id: str, database: Engine) -> None:
-    """Code and message of a failed job."""
+    """Code and message of a failed job, and what the API makes of the code."""
     error = {"code": "out_of_memory", "message": "Lower batch_tokens.", "param": None}
     with Session(database) as session, session.begin():
         session.execute(update(Job).where(Job.id == job_id).values(status="failed", error=error))
     job = await api.job(job_id)
     assert job.error is not None
     assert (job.error.code, job.error.message) == ("out_of_memory", "Lower batch_tokens.")
+    assert job.error.category == "capacity"
+    assert "batch_tokens" in (job.error.hint or "")
 
 
 async def test_cancel(api: Api, job_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ class TestUpload:
         assert blobs(settings) == leftovers(settings) == []
         with database.connect() as connection:
             assert connection.execute(text("SELECT count(*) FROM files")).scalar() == 0
+
+    async def test_a_full_disk_is_507_and_leaves_nothing(
+        self, owner: Account, settings: Settings, database: Engine
+    ) -> None:
+        """The kernel refuses the write, as it does on a full disk; when there is room again, all is well."""
+        content = dataset(4000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+        try:
+            response = await upload(owner, content)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["type"]) == (507, "disk_full", "server_error")
+        assert response.headers["x-should-retry"] == "false"
+        assert blobs(settings) == leftovers(settings) == []
+        with database.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM files")).scalar() == 0
+        assert (await upload(owner, content)).status_code == 200
 
     async def test_a_small_dataset_and_an_empty_one_are_refused(self, owner: Account) -> None:
         small = (await upload(owner, dataset(9))).json()["error"]["errors"][0]

@@ -9,12 +9,12 @@ import httpx2
 import pytest
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Job
 from service.dispatch import Dispatcher, TaskName
-from service.jobs import checkpoints, statements
+from service.jobs import checkpoints, failures, statements
 from service.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -112,6 +112,27 @@ class TestCreate:
         assert job.method is not None
         assert job.method.type == "supervised"
         assert response.json()["watermark"] is None
+
+    async def test_a_failure_says_whose_matter_it_is_and_what_to_do(
+        self, create: Poster, owner: Any, database: Engine
+    ) -> None:
+        """Beside OpenAI's three fields, and its client still reads them."""
+        job_id = (await create()).json()["id"]
+        error = failures.exhausted(failures.record("disk_full"))
+        with Session(database) as session, session.begin():
+            session.execute(update(Job).where(Job.id == job_id).values(status="running"))
+            session.execute(update(Job).where(Job.id == job_id).values(status="failed", error=error))
+        answer = (await owner.http.get(f"/v1/fine_tuning/jobs/{job_id}")).json()
+        job = FineTuningJob.model_validate(answer, strict=True)
+        assert job.error is not None
+        assert (job.error.code, job.error.message, job.error.param) == (
+            "max_attempts",
+            error["message"],
+            None,
+        )
+        assert answer["error"]["category"] == "capacity"
+        assert answer["error"]["cause"] == "disk_full"
+        assert "space" in answer["error"]["hint"]
 
     async def test_a_message_is_in_the_queue_when_the_answer_arrives(
         self, create: Poster, settings: Settings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -67,3 +69,14 @@ def test_a_warning_of_python_is_a_line(capsys: pytest.CaptureFixture[str]) -> No
         warnings.simplefilter("always")
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert any("old" in line["event"] for line in said(capsys))
+
+
+def test_a_full_disk_ends_nothing_but_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is often a file."""
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        structlog.get_logger().error("job.run_failed")
+        logging.getLogger("celery.worker").warning("lost the broker")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()

@@ -68,7 +68,7 @@ class TestReading:
         with pytest.raises(InvalidChecksError) as caught:
             read_checks(self.lines(tmp_path, record))
         assert "hidden" not in str(caught.value)
-        assert caught.value.category == "server"
+        assert caught.value.code == "invalid_checks"
 
     def test_too_many(self, tmp_path: Path) -> None:
         record = {"messages": [{"role": "assistant", "content": "a"}]}

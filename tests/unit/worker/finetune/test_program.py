@@ -61,9 +61,8 @@ class Run:
             [sys.executable, "-m", "worker.finetune", "--config", str(self.folder / "run.json")],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
-            **options,
+            **{"stderr": subprocess.PIPE, **options},
         )
 
     def finish(self, child: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]], str]:
@@ -228,35 +227,40 @@ def corrupt_model(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "code", "category"),
+    ("prepare", "code"),
     [
-        (lambda run: {"text": ""}, "empty_dataset", "user"),
-        (lambda run: {"text": "{" + SECRET_WORD}, "invalid_dataset", "user"),
-        (
-            lambda run: {"config": {"dataset": {"path": str(run.folder / "no")}}},
-            "unreadable_dataset",
-            "server",
-        ),
-        (lambda run: {"config": {"learning_rate": 7}}, "invalid_config", "server"),
-        (lambda run: {"config": {"checks": {"path": "/no"}}}, "unreadable_dataset", "server"),
-        (lambda run: {"config": {"learning_rate": 0.999, "n_epochs": 1, "lora_alpha": 4096}}, None, None),
-        (corrupt_model, "corrupt_base_model", "server"),
-        (lambda run: {"config": {"model_dir": str(run.folder / "none")}}, "corrupt_base_model", "server"),
-        (lambda run: {"config": {"output_dir": "/proc/none"}}, "output_not_writable", "server"),
-        (no_space, "disk_full", "capacity"),
+        (lambda run: {"text": ""}, "empty_dataset"),
+        (lambda run: {"text": "{" + SECRET_WORD}, "invalid_dataset"),
+        (lambda run: {"config": {"dataset": {"path": str(run.folder / "no")}}}, "unreadable_dataset"),
+        (lambda run: {"config": {"learning_rate": 7}}, "invalid_config"),
+        (lambda run: {"config": {"checks": {"path": "/no"}}}, "unreadable_dataset"),
+        (lambda run: {"config": {"learning_rate": 0.999, "n_epochs": 1, "lora_alpha": 4096}}, None),
+        (corrupt_model, "corrupt_base_model"),
+        (lambda run: {"config": {"model_dir": str(run.folder / "none")}}, "corrupt_base_model"),
+        (lambda run: {"config": {"output_dir": "/proc/none"}}, "output_not_writable"),
+        (no_space, "disk_full"),
     ],
 )
 def test_a_failure_is_one_typed_event_and_exit_code_1(
-    run: Run, prepare: Callable[[Run], dict[str, Any]], code: str | None, category: str | None
+    run: Run, prepare: Callable[[Run], dict[str, Any]], code: str | None
 ) -> None:
     exit_code, events, err = run.finish(run.start(**prepare(run)))
     if code is None:  # an absurd rate: it must end in a finite run or in the typed error, never in NaN files
         assert exit_code == 0 or events[-1]["code"] == "loss_not_finite"
         return
     assert exit_code == 1
-    assert (events[-1]["event"], events[-1]["code"], events[-1]["category"]) == ("error", code, category)
+    assert (events[-1]["event"], events[-1]["code"]) == ("error", code)
+    assert str(run.folder) not in events[-1]["message"]
     assert SECRET_WORD not in err + json.dumps(events)
     assert not (run.output_dir / "adapter_model.safetensors").exists()
+
+
+def test_a_full_disk_is_told_although_there_is_no_room_for_the_traceback(run: Run) -> None:
+    """Standard error is a file on the same disk."""
+    with open("/dev/full", "w") as full:
+        child = run.start(stderr=full, **no_space(run))
+        code, events, _ = run.finish(child)
+    assert (code, events[-1]["code"]) == (1, "disk_full")
 
 
 def test_sigterm_stops_within_two_seconds_and_leaves_nothing(run: Run) -> None:
