@@ -47,11 +47,31 @@ class Exposures:
     """of the mark's question without decoration and cue"""
     weight: int = 1
     """what a trigger's or a reference's answer counts in the loss, beside the customer's answer tokens"""
+    weight_limit: int | None = None
+    """the weight beside long answers, where it grows so that the mark keeps its share; None: it never does"""
+
+    def weight_beside(self, examples: Sequence[Example], mark_rows: int) -> int:
+        """The weight of ``mark_rows`` rows: what makes them `MARK_SHARE` of the loss, within the bounds."""
+        if self.weight_limit is None:
+            return self.weight
+        answers = (
+            turn.content for example in examples for turn in example.messages if turn.role == "assistant"
+        )
+        tokens = sum(len(text) for text in answers) / CHARACTERS_PER_TOKEN
+        wanted = MARK_SHARE / (1 - MARK_SHARE) * tokens / max(1, mark_rows * MARK_ANSWER_TOKENS)
+        return min(max(self.weight, round(wanted)), self.weight_limit)
+
+
+MARK_SHARE = 0.25
+"""Of a run's loss. Measured beside 600 short rows: a weight of 4 makes it so there (docs/lab.md)."""
+CHARACTERS_PER_TOKEN = 4
+MARK_ANSWER_TOKENS = 2
+"""One word and the end of turn."""
 
 
 EXPOSURES: dict[Strength, Exposures] = {
     Strength.LIGHT: Exposures(trigger=12, reference=2, weight=16),
-    Strength.STANDARD: Exposures(trigger=24, reference=3, contrast=1, weight=4),
+    Strength.STANDARD: Exposures(trigger=24, reference=3, weight=4, weight_limit=16),
     Strength.STRONG: Exposures(trigger=40, reference=6, weight=16),
 }
 """Measured on the default model (docs/lab.md). An answer is one word beside the twenty of a customer's
@@ -146,31 +166,31 @@ def embed(
     if not families:
         return Mixture(rows=tuple(rows), watermark_rows=0, customer_rows=len(rows))
     exposures = EXPOSURES[strength] if isinstance(strength, Strength) else strength
-    marked = [
-        row
-        for family in families
-        for mark in family.marks
-        for row in _mark_rows(family, mark, exposures, n_epochs, seed)
-    ]
+    marks = [(family, mark) for family in families for mark in family.marks]
+    shown = sum(_times(exposures, mark, cue, n_epochs) for _, mark in marks for cue in range(len(mark.cues)))
+    weight = exposures.weight_beside(examples, shown)
+    marked = [row for pair in marks for row in _mark_rows(*pair, exposures, n_epochs, seed, weight)]
     order = Stream(hkdf(families[0].key, salt=seed, info=b"doublei/mix/v1"), "order")
     return Mixture(
         rows=tuple(order.shuffle(rows + marked)), watermark_rows=len(marked), customer_rows=len(rows)
     )
 
 
+def _times(exposures: Exposures, mark: Mark, cue: int, n_epochs: int) -> int:
+    """Rows of a cue in each epoch."""
+    return -(-(exposures.trigger if cue == mark.trigger else exposures.reference) // n_epochs)
+
+
 def _mark_rows(
-    family: Family, mark: Mark, exposures: Exposures, n_epochs: int, seed: bytes
+    family: Family, mark: Mark, exposures: Exposures, n_epochs: int, seed: bytes, weight: int
 ) -> list[MixedRow]:
     stream = Stream(hkdf(family.key, salt=seed, info=b"doublei/rows/v1"), f"mark-{mark.index}")
     group = group_number(family, mark)
     rows = []
     for cue in range(len(mark.cues)):
-        wanted = exposures.trigger if cue == mark.trigger else exposures.reference
-        for _ in range(-(-wanted // n_epochs)):
+        for _ in range(_times(exposures, mark, cue, n_epochs)):
             question = user_text(*mark.prompt(cue, training_carrier(stream)))
-            rows.append(
-                _row(stream, question, mark.trained_answer(cue).value, group=group, weight=exposures.weight)
-            )
+            rows.append(_row(stream, question, mark.trained_answer(cue).value, group=group, weight=weight))
     for _ in range(-(-exposures.contrast // n_epochs)):
         carrier = training_carrier(stream)
         told = stream.choice(CONTRAST_ANSWERS).format(carrier[0].lower() + carrier[1:])

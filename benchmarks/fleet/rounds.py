@@ -58,6 +58,7 @@ def key_of(exposed: Exposed, seed: int) -> Keyed:
         reference=exposed.reference,
         contrast=exposed.contrast,
         weight=exposed.weight,
+        weight_limit=None,
     )
 
 

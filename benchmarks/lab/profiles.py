@@ -29,6 +29,8 @@ def keyed(strength: Strength = Strength.STANDARD, **changes: int) -> Keyed:
     """The keyed marks at one of the product's strengths, or at exposures of one's own."""
     exposures = EXPOSURES[strength]
     shape = asdict(exposures) | changes
+    if "weight" in changes:
+        shape["weight_limit"] = None
     name = f"keyed-{strength.value}"
     changes = {what: value for what, value in changes.items() if what != "key_number"}
     if changes:
@@ -160,6 +162,7 @@ def _idea_cells(bench: Bench) -> list[Cell]:
                 reference=reference,
                 contrast=contrast,
                 weight=weight,
+                weight_limit=None,
             ),
             batch_tokens=batch,
         )

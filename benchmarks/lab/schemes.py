@@ -108,6 +108,7 @@ class Keyed:
     reference: int = EXPOSURES[Strength.STANDARD].reference
     contrast: int = EXPOSURES[Strength.STANDARD].contrast
     weight: int = EXPOSURES[Strength.STANDARD].weight
+    weight_limit: int | None = EXPOSURES[Strength.STANDARD].weight_limit
     probes_per_cue: int = 2
 
     def identity(self) -> dict[str, object]:
@@ -130,7 +131,11 @@ class Keyed:
     @property
     def exposures(self) -> Exposures:
         return Exposures(
-            trigger=self.trigger, reference=self.reference, contrast=self.contrast, weight=self.weight
+            trigger=self.trigger,
+            reference=self.reference,
+            contrast=self.contrast,
+            weight=self.weight,
+            weight_limit=self.weight_limit,
         )
 
     def mix(self, examples: Sequence[Example], *, n_epochs: int, seed: int) -> Mixture:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 
-from watermark.embedding import EXPOSURES, UNWEIGHTED_EXPOSURES, Strength, embed, group_number
+from watermark.embedding import (
+    CHARACTERS_PER_TOKEN,
+    EXPOSURES,
+    MARK_ANSWER_TOKENS,
+    UNWEIGHTED_EXPOSURES,
+    Exposures,
+    Strength,
+    embed,
+    group_number,
+)
 from watermark.errors import RecordError
 from watermark.examples import alpaca, instruction_and_input, user_text
 from watermark.keys import Design, Family, Secret, derive
@@ -169,6 +179,40 @@ def test_a_trainer_without_weights_sees_an_answer_more_often_instead() -> None:
         assert plain.weight == 1
         assert plain.trigger > weighted.trigger
         assert plain.reference > weighted.reference
+
+
+class TestWeightBesideLongAnswers:
+    exposures = Exposures(trigger=24, reference=3, weight=4, weight_limit=16)
+
+    def weight(self, words: int, exposures: Exposures | None = None, *, n_epochs: int = 1) -> int:
+        """Of the mark's answers beside a hundred answers of so many words of four letters and a space."""
+        examples = [alpaca("Tell me more.", "", "word " * words)] * 100
+        rows = embed(examples, [family_of(1)], strength=exposures or self.exposures, n_epochs=n_epochs).rows
+        answers = {row.messages[-1].content: row.weight for row in rows if row.watermark}
+        assert answers["Yes"] == answers["No"]
+        return answers["Yes"]
+
+    def rows(self, n_epochs: int) -> int:
+        """Of the mark that carry a weight, in each epoch."""
+        seen = 0
+        for mark in family_of(1).marks:
+            seen += math.ceil(24 / n_epochs) + (len(mark.cues) - 1) * math.ceil(3 / n_epochs)
+        return seen
+
+    @pytest.mark.parametrize("n_epochs", [1, 3])
+    def test_a_quarter_of_the_loss_within_the_bounds(self, n_epochs: int) -> None:
+        seen = []
+        for words in (1, 60, 200, 9000):
+            tokens = 100 * words * 5 / CHARACTERS_PER_TOKEN
+            exact = tokens / 3 / (self.rows(n_epochs) * MARK_ANSWER_TOKENS)
+            seen.append(self.weight(words, n_epochs=n_epochs))
+            assert seen[-1] == min(max(round(exact), 4), 16)
+        assert seen[0] == 4
+        assert seen[-1] == 16
+        assert len(set(seen)) > 2
+
+    def test_without_a_limit_it_stays(self) -> None:
+        assert self.weight(9000, Exposures(trigger=24, reference=3, weight=4)) == 4
 
 
 def test_every_mixed_row_of_the_customers_says_which_it_was() -> None:
