@@ -142,7 +142,7 @@ def _api(url: str) -> Iterator[int]:
     """The API process, ready; the value is its port."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for secret in ("kek", "serving-token"):
+        for secret in ("kek", "serving-token", "evidence-key"):
             (folder / secret).write_text(base64.b64encode(os.urandom(32)).decode())
         (folder / "log-key").write_text(f"benchmark/log\n{base64.b64encode(os.urandom(32)).decode()}\n")
         with socket.socket() as free:
@@ -154,6 +154,7 @@ def _api(url: str) -> Iterator[int]:
             "DOUBLEI_STORAGE_DIR": str(folder / "storage"),
             "DOUBLEI_KEK_FILE": str(folder / "kek"),
             "DOUBLEI_LOG_KEY_FILE": str(folder / "log-key"),
+            "DOUBLEI_EVIDENCE_KEY_FILE": str(folder / "evidence-key"),
             "DOUBLEI_SERVING_URL": "http://127.0.0.1:9",
             "DOUBLEI_SERVING_TOKEN_FILE": str(folder / "serving-token"),
         }
