@@ -34,6 +34,7 @@ from service.api import (
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions, sync_engine
 from service.dispatch import Dispatcher
+from service.gc.schedule import collect_forever
 from service.log.cosigning import Cosigners
 from service.log.signers import Signers
 from service.metrics import ApiMetrics
@@ -145,6 +146,7 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
             background = (
                 asyncio.create_task(reap_forever(sessions, app.state.dispatcher)),
                 asyncio.create_task(stamping),
+                asyncio.create_task(collect_forever(settings)),
             )
             try:
                 yield

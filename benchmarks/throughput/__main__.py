@@ -1,8 +1,8 @@
 """How many jobs a second go through API, queue, claim and finish when the training itself costs nothing?
 
-    python -m benchmarks.throughput --json throughput.json     # ramp, then five minutes each at and below the knee
-    python -m benchmarks.throughput --rate 200 --minutes 5     # the bar's own rate
-    python -m benchmarks.throughput --child --minutes 1        # with a child process for each job
+    python -m benchmarks.throughput --json throughput.json    # the ramp, and twice five minutes
+    python -m benchmarks.throughput --rate 200 --minutes 5    # the bar's own rate
+    python -m benchmarks.throughput --child --minutes 1       # with a child process for each job
 
 Embedded Postgres (durable as the product's) and Valkey, one API process, and workers of one job each. A job
 is created by POST with an API key and an Idempotency-Key, rung for, claimed under a lease, entered into the
@@ -13,9 +13,9 @@ The generator is an open loop. The ramp raises the rate until the service falls 
 second's worth of jobs unfinished when the sending ends, or refuses one. The knee is the highest rate it kept
 up with; it is then held, and so is half of it.
 
-Bar: 200 jobs/s for five minutes on two cores, or this machine's knee with what limits it; at half the knee the
-95th percentile of the pickup (created to claimed, by the database's clock) under 500 ms; no accepted job lost.
-Exit status 1: a job was lost, or the pickup was slower.
+Bar: 200 jobs/s for five minutes on two cores, or this machine's knee and what limits it; at half the knee
+the 95th percentile of the pickup (created to claimed, by the database's clock) under 500 ms; no accepted job
+lost. Exit status 1: a job was lost, or the pickup was slower.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ def main() -> int:
     options = _options()
     mode = noop.CHILD if options.child else noop.INSIDE
     console = Console(stderr=True)
+    knee: float | None = None
+    ramp: list[Step] = []
     with running(workers=options.workers, mode=mode) as service:
         bench = _Bench(service, console)
         bench.step("warming up", options.start, 5)
         if options.rate is not None:
-            knee, ramp, held = None, [], bench.step("holding", options.rate, 60 * options.minutes)
-            half = held
+            half = held = bench.step("holding", options.rate, 60 * options.minutes)
         else:
             knee, ramp = _ramp(bench, options.start, options.step_seconds)
             held, half = _hold(bench, knee, 60 * options.minutes)
@@ -143,7 +144,8 @@ def _limit(step: Step) -> str:
             f"the processor: {ours:.0%} ours, {share['others']:.0%} others'; most of ours the {most} "
             f"({share[most]:.0%})"
         )
-    return f"waiting: {1 - ours - share['others']:.0%} of the processor idle (round trips, disk, too few workers)"
+    idle = 1 - ours - share["others"]
+    return f"waiting: {idle:.0%} of the processor is idle (round trips, disk, too few workers)"
 
 
 def _record(step: Step) -> dict[str, Any]:

@@ -103,9 +103,7 @@ def _postgres(stack: ExitStack, folder: Path) -> tuple[str, int]:
     privileges = postgres_privileges(binary=postgres.binary("postgres"), data_parent=folder)
     privileges.give(folder)
     postgres.initialise(data, privileges)
-    command = postgres.server_command(
-        data, folder, launcher=(*privileges.prefix, *launcher(signal.SIGQUIT))
-    )
+    command = postgres.server_command(data, folder, launcher=(*privileges.prefix, *launcher(signal.SIGQUIT)))
     server = _start(stack, folder, "postgres", list(command), dict(os.environ), stop=signal.SIGINT)
     _wait(server, folder / "postgres.log", lambda: postgres.answers(folder))
     url = postgres.url(folder)

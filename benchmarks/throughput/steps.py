@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
@@ -18,6 +19,9 @@ BEHIND_SECONDS = 1.0
 """A service that keeps up has at most so many seconds' worth of jobs unfinished when the sending ends."""
 
 DRAIN_SECONDS = 120.0
+
+STATISTICS_SECONDS = 1.5
+"""Postgres counts a backend's transactions about a second late."""
 
 _COUNTS = (
     "SELECT (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()),"
@@ -70,7 +74,7 @@ class Step:
 def offer(service: Service, *, rate: float, seconds: float, tick: Callable[[], None]) -> Step:
     """Offer that rate for so long, and wait until everything that was accepted has ended."""
     with psycopg.connect(service.dsn, autocommit=True) as connection:
-        transactions, sessions, began = connection.execute(_COUNTS).fetchone()  # type: ignore[misc]
+        transactions, sessions, began = _one(connection, _COUNTS)
         before, started = processor.usage(service.roots), time.monotonic()
         sent = asyncio.run(
             generator.send(
@@ -82,14 +86,15 @@ def offer(service: Service, *, rate: float, seconds: float, tick: Callable[[], N
                 tick=tick,
             )
         )
-        unfinished = _open(connection, began)
+        _, unfinished, _ = _one(connection, _JOBS, began)
         deadline = time.monotonic() + DRAIN_SECONDS
-        while _open(connection, began) and time.monotonic() < deadline:
+        while _one(connection, _JOBS, began)[1] and time.monotonic() < deadline:
             time.sleep(0.1)
         took, used = time.monotonic() - started, processor.usage(service.roots).since(before)
-        transactions_after, sessions_after, _ = connection.execute(_COUNTS).fetchone()  # type: ignore[misc]
-        succeeded, _, there = connection.execute(_JOBS, (began,)).fetchone()  # type: ignore[misc]
-        pickup = connection.execute(_PICKUP, (began,)).fetchone()[0] or [float("nan")] * 3  # type: ignore[index]
+        time.sleep(STATISTICS_SECONDS)
+        transactions_after, sessions_after, _ = _one(connection, _COUNTS)
+        succeeded, _, there = _one(connection, _JOBS, began)
+        pickup = _one(connection, _PICKUP, began)[0] or [float("nan")] * 3
     cores, jobs = os.cpu_count() or 1, max(succeeded, 1)
     share = {kind: round(spent / took / cores, 3) for kind, spent in used.kinds.items()}
     share["others"] = round(max(used.busy - sum(used.kinds.values()), 0) / took / cores, 3)
@@ -113,9 +118,8 @@ def offer(service: Service, *, rate: float, seconds: float, tick: Callable[[], N
     )
 
 
-def _open(connection: psycopg.Connection[tuple[object, ...]], began: object) -> int:
-    _, unfinished, _ = connection.execute(_JOBS, (began,)).fetchone()  # type: ignore[misc]
-    return int(unfinished)  # type: ignore[call-overload, no-any-return]
+def _one(connection: psycopg.Connection[Any], statement: str, *parameters: object) -> Any:
+    return connection.execute(statement.encode(), parameters).fetchone()
 
 
 def _milliseconds(seconds: list[float], percent: int) -> float:
