@@ -75,7 +75,8 @@ class Event:
 def events(job_id: str, happened: Sequence[Event]) -> Insert:
     """Append these, at least one, in their order."""
     rows = [{"id": new_id("ftevent"), "job_id": job_id} | asdict(one) for one in happened]
-    return insert(JobEvent).values(rows)
+    # a list is compiled anew at each call, a single row once
+    return insert(JobEvent).values(rows if len(rows) > 1 else rows[0])
 
 
 def event(job_id: str, message: str, *, level: str = "info") -> Insert:
