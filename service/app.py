@@ -34,6 +34,7 @@ from service.api import (
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions, sync_engine
 from service.dispatch import Dispatcher
+from service.gc.schedule import collect_forever
 from service.leavings import clear_forever
 from service.log.cosigning import Cosigners
 from service.log.signers import Signers
@@ -147,6 +148,7 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
                 asyncio.create_task(reap_forever(sessions, app.state.dispatcher)),
                 asyncio.create_task(stamping),
                 asyncio.create_task(clear_forever(sessions, app.state.storage)),
+                asyncio.create_task(collect_forever(settings)),
             )
             try:
                 yield

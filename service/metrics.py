@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine, Row, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.db.models import Job, Verification
+from service.db.models import GarbageCollection, Job, Verification
 from service.dispatch import QUEUES, TaskName
 from service.leases import LeasedTable
 
@@ -57,34 +57,42 @@ class ApiMetrics:
 
     def watch(self, engine: Engine, *, lease_seconds: int) -> None:
         """Show the queues, too; the database is asked when somebody scrapes."""
-        self.registry.register(QueueCollector(engine, lease_seconds=lease_seconds))
+        self.registry.register(RecordsCollector(engine, lease_seconds=lease_seconds))
 
 
-class QueueCollector(Collector):
-    """What waits and what runs, of all tenants together."""
+class _Records(NamedTuple):
+    """What the database said."""
+
+    queues: dict[str, Row[Any]]
+    collected: tuple[float, int] | None
+    """how many seconds ago, and how many bytes that removed"""
+
+
+class RecordsCollector(Collector):
+    """What waits and what runs, of all tenants together, and when garbage was collected."""
 
     def __init__(self, engine: Engine, *, lease_seconds: int) -> None:
         self._engine = engine
         self._lease_seconds = lease_seconds
         self._lock = threading.Lock()
         self._read_at = -KEPT_SECONDS
-        self._rows: dict[str, Row[Any]] | None = None
+        self._records: _Records | None = None
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Nothing: registering must not ask the database."""
         return iter(())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One statement for each queue; without a database only that it is away."""
+        """A statement for each queue and one for the garbage; without a database only that it is away."""
         with self._lock:
             if time.monotonic() - self._read_at >= KEPT_SECONDS:
-                self._rows = self._read()
+                self._records = self._read()
                 self._read_at = time.monotonic()
-            rows = self._rows
+            records = self._records
         up = GaugeMetricFamily("doublei_database_up", "Whether the database answers")
-        up.add_metric((), 0 if rows is None else 1)
+        up.add_metric((), 0 if records is None else 1)
         yield up
-        if rows is None:
+        if records is None:
             return
         for name, text in (
             ("depth", "Rows that wait for a worker"),
@@ -93,21 +101,42 @@ class QueueCollector(Collector):
             ("lease_age_seconds", "The longest time since one of those workers gave a sign of life"),
         ):
             gauge = GaugeMetricFamily(f"doublei_queue_{name}", text, labels=("queue",))
-            for queue, row in rows.items():
+            for queue, row in records.queues.items():
                 gauge.add_metric((queue,), float(getattr(row, name) or 0))
             yield gauge
+        if records.collected is not None:
+            age, removed = records.collected
+            yield _gauge("doublei_gc_age_seconds", "Since garbage was last collected", age)
+            yield _gauge("doublei_gc_removed_bytes", "What that removed", removed)
 
-    def _read(self) -> dict[str, Row[Any]] | None:
+    def _read(self) -> _Records | None:
         try:
             with self._engine.connect() as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
-                return {
+                queues = {
                     QUEUES[task]: connection.execute(_queue(table, self._lease_seconds)).one()
                     for task, table in TABLES
                 }
+                found = connection.execute(_COLLECTED).one_or_none()
+                return _Records(queues, None if found is None else (float(found[0]), found[1]))
         except SQLAlchemyError as error:
             log.warning("metrics.database_away", error=type(error).__name__)
             return None
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, text)
+    gauge.add_metric((), value)
+    return gauge
+
+
+_COLLECTED = (
+    select(
+        func.extract("epoch", func.clock_timestamp() - GarbageCollection.finished_at), GarbageCollection.bytes
+    )
+    .order_by(GarbageCollection.seq.desc())
+    .limit(1)
+)
 
 
 def _queue(table: LeasedTable, lease_seconds: int) -> Select[int, Any, int, Any]:

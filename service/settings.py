@@ -112,6 +112,8 @@ class Settings(BaseSettings):
         default=7 * 24 * 3600, ge=0, alias="DOUBLEI_CHECKPOINT_RETENTION_SECONDS"
     )
     """How long `doublei gc` leaves what a failed job could have gone on from."""
+    gc_seconds: float = Field(default=24 * 3600, ge=0, alias="DOUBLEI_GC_SECONDS")
+    """How often what nobody needs any more is removed; 0: never by itself."""
     device_slots: int = Field(default=1, ge=1, le=64, alias="DOUBLEI_DEVICE_SLOTS")
     """How many trainings may share one GPU, or this machine's processors where there is none."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")

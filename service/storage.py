@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -140,6 +141,17 @@ class Storage:
             ValueError: the job id could name another folder.
         """
         return self.checkpoints_dir / self._run(job_id, epoch)
+
+    def remove_runs(self, job_id: str) -> None:
+        """Remove all that runs of a job left: its adapters, its checkpoints, its working folders.
+
+        Raises:
+            ValueError: the job id could name another folder.
+        """
+        for folder in (self.adapters_dir, self.checkpoints_dir):
+            shutil.rmtree((folder / self._run(job_id, 0)).parent, ignore_errors=True)
+        for run in (self.root / RUNS_FOLDER).glob(f"{job_id}.*"):
+            shutil.rmtree(run, ignore_errors=True)
 
     @staticmethod
     def _run(job_id: str, epoch: int) -> Path:

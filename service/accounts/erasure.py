@@ -7,6 +7,7 @@ each audit opened; the trail of who did what. docs/owner-held.md lists all of it
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from service.accounts import erasing
 from service.db.models import Model
 from service.errors import Conflict
 from service.files import usecases as files
+from service.jobs import checkpoints as checkpoint_statements
 from service.models import usecases as models
 from service.storage import Storage
 from service.trail.usecases import Action, Actor, KeyEvent, record
@@ -36,6 +38,8 @@ class Erasure:
     remaining: dict[str, int]
     models: Sequence[Model]
     """whose files `remove` removes"""
+    jobs: Sequence[str]
+    """and whose runs' leavings"""
 
 
 async def erase(session: AsyncSession, *, actor: Actor) -> Erasure:
@@ -54,8 +58,14 @@ async def erase(session: AsyncSession, *, actor: Actor) -> Erasure:
     for key_id in key_ids:
         await watermarks.shred(session, key_id, actor=actor)
     tuned = (await session.scalars(erasing.delete_models(organization_id))).all()
+    checkpoints = 0
+    for statement in (
+        checkpoint_statements.erase_states(organization_id),
+        checkpoint_statements.erase_unpublished(organization_id),
+    ):
+        checkpoints += len((await session.execute(statement)).all())
     records = (await session.execute(erasing.delete_log_records(organization_id))).all()
-    jobs = (await session.execute(erasing.strip_jobs(organization_id))).all()
+    jobs = (await session.scalars(erasing.strip_jobs(organization_id))).all()
     await session.execute(erasing.delete_files(organization_id))
     await session.execute(erasing.strip_keys(organization_id))
     await session.execute(erasing.forget_answers(organization_id))
@@ -63,6 +73,7 @@ async def erase(session: AsyncSession, *, actor: Actor) -> Erasure:
         "watermarks": len(key_ids),
         "files": len(file_ids),
         "models": len(tuned),
+        "checkpoints": checkpoints,
         "descriptions_of_jobs": len(jobs),
         "log_records": len(records),
     }
@@ -71,11 +82,20 @@ async def erase(session: AsyncSession, *, actor: Actor) -> Erasure:
     )
     await record(session, event)
     left = (await session.execute(erasing.remaining(organization_id))).one()
-    return Erasure(deleted=deleted, remaining=dict(left._mapping), models=tuned)
+    return Erasure(deleted=deleted, remaining=dict(left._mapping), models=tuned, jobs=jobs)
 
 
 async def remove(session: AsyncSession, storage: Storage, erasure: Erasure, *, organization_id: str) -> None:
-    """Remove the bytes on disk of what was deleted. Commits."""
+    """Remove the bytes on disk of what was deleted. Commits.
+
+    Should this process end before, they are what no row names, and the next garbage collection removes them.
+    """
     await files.remove_unneeded(session, storage, organization_id)
     for model in erasure.models:
         await models.remove_files(storage, model)
+    await asyncio.to_thread(_remove_leavings, storage, erasure.jobs)
+
+
+def _remove_leavings(storage: Storage, job_ids: Sequence[str]) -> None:
+    for job_id in job_ids:
+        storage.remove_runs(job_id)

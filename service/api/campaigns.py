@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -20,16 +19,13 @@ from service.api.dependencies import (
     require_role,
 )
 from service.api.idempotency import DeedRoute
+from service.api.suspects import Judged, judge
 from service.api.verification_bodies import CampaignBody
 from service.api.verification_wire import seconds, verification_object
 from service.dispatch import TaskName
-from service.errors import InvalidRequest
-from service.settings import Settings
 from service.trail.usecases import Action, KeyEvent, record, verification_event
 from service.verifications import campaigns, usecases
 from service.verifications.campaigns import CampaignView
-from service.verifications.register import Target
-from service.verifications.suspects import SuspectRequest, check_suspect
 from service.watermarks.refusals import noted
 
 router = APIRouter(tags=["verifications"], route_class=DeedRoute)
@@ -38,20 +34,25 @@ OwnerOrAuditor = Annotated[Principal, Depends(require_role(Role.owner, Role.audi
 Reader = Annotated[Principal, Depends(require_role(Role.owner, Role.auditor, Role.provider))]
 
 
+async def _judged(body: CampaignBody, _: OwnerOrAuditor, settings: AppSettings) -> Judged:
+    return await judge(body.suspects, settings, listed=True)
+
+
+JudgedSuspects = Annotated[Judged, Depends(_judged)]
+
+
 @router.post("/v1/campaigns")
 async def create_campaign(
     body: CampaignBody,
     principal: OwnerOrAuditor,
-    settings: AppSettings,
+    judged: JudgedSuspects,  # before the session: see service.api.suspects
     sessions: AppSessions,
     session: DbSession,
     sealer: AppSealer,
     bells: Doorbell,
 ) -> dict[str, Any]:
     """Pre-register an audit of each suspect, all or none, and queue them."""
-    targets = await asyncio.gather(
-        *(_target(place, suspect.to_request(), settings) for place, suspect in enumerate(body.suspects))
-    )
+    targets = judged.targets()
     hosts = sorted({target.url.host_port for target in targets})
     async with noted(sessions, actor=actor_of(principal), watermark=body.watermark, suspect_hosts=hosts):
         view = await campaigns.create(
@@ -91,16 +92,6 @@ async def _trail(session: AsyncSession, view: CampaignView, principal: Principal
     for audit in view.audits:
         detail = {"audit_index": view.campaign.audit_index, "campaign": view.campaign.id}
         await session.execute(verification_event(audit.verification.id, Action.preregistered, actor, detail))
-
-
-async def _target(place: int, suspect: SuspectRequest, settings: Settings) -> Target:
-    try:
-        url = await check_suspect(suspect, settings.suspect_allow_list, servers=settings.dns_server_list)
-    except InvalidRequest as error:
-        if error.param is not None:
-            error.param = error.param.replace("suspect.", f"suspects[{place}].", 1)
-        raise
-    return Target(suspect=suspect, url=url)
 
 
 async def _shown(session: AsyncSession, view: CampaignView, principal: Principal) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from service.api.dependencies import (
 from service.api.idempotency import DeedRoute
 from service.api.pagination import DEFAULT_LIMIT, After, Limit
 from service.api.pagination import page as list_object
+from service.api.suspects import Judged, judge
 from service.api.verification_bodies import NonceBody, VerifyBody
 from service.api.verification_wire import verification_object
 from service.dispatch import TaskName
@@ -32,9 +33,8 @@ from service.log.usecases import enter, entered
 from service.trail.usecases import Action, provider_read, verification_event
 from service.verifications import usecases
 from service.verifications.bundles import bundled, published
-from service.verifications.register import Target, deed_of, next_audit, register
+from service.verifications.register import deed_of, next_audit, register
 from service.verifications.report import render, render_pdf
-from service.verifications.suspects import check_suspect
 from service.verifications.usecases import Audit
 from service.watermarks.refusals import noted
 
@@ -55,28 +55,34 @@ REPORT_HEADERS = {
 }
 
 
+async def _judged(body: VerifyBody, _: OwnerOrAuditor, settings: AppSettings) -> Judged:
+    return await judge([body.suspect], settings)
+
+
+JudgedSuspect = Annotated[Judged, Depends(_judged)]
+
+
 @router.post("/v1/verify")
 @router.post("/verify", include_in_schema=False)
 async def verify(
     body: VerifyBody,
     principal: OwnerOrAuditor,
-    settings: AppSettings,
+    judged: JudgedSuspect,  # before the session: see service.api.suspects
     sessions: AppSessions,
     session: DbSession,
     sealer: AppSealer,
     bells: Doorbell,
 ) -> dict[str, Any]:
     """Pre-register an audit and queue it. Needs the key's owner, or the owner's grant."""
-    suspect = body.suspect.to_request()
-    url = await check_suspect(suspect, settings.suspect_allow_list, servers=settings.dns_server_list)
-    actor = actor_of(principal)
-    async with noted(sessions, actor=actor, watermark=body.watermark, suspect_hosts=[url.host_port]):
+    (target,) = judged.targets()
+    actor, hosts = actor_of(principal), [target.url.host_port]
+    async with noted(sessions, actor=actor, watermark=body.watermark, suspect_hosts=hosts):
         audit = await next_audit(session, body.watermark, organization_id=principal.organization_id)
         verification, preregistration = await register(
             session,
             sealer,
             audit,
-            Target(suspect=suspect, url=url),
+            target,
             body.plan.to_request(),
             auditor_commitment=body.auditor_nonce_commitment or "",
             opening=body.opening,

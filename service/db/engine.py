@@ -6,10 +6,11 @@ Nothing here is made at import: the API makes its engine in its lifespan, a work
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
@@ -58,15 +59,7 @@ def _ping_the_idle(engine: AsyncEngine) -> None:
     third round trip. Of a database restarted under load some requests see a lost connection, which is 503."""
     core = engine.sync_engine
 
-    @event.listens_for(core, "checkin")
-    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info["returned_at"] = time.monotonic()
-
-    @event.listens_for(core, "checkout")
-    def taken(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
-        returned_at = record.info.get("returned_at")
-        if returned_at is None or time.monotonic() - returned_at < IDLE_SECONDS:
-            return
+    def check(connection: Any) -> None:
         try:
             alive = core.dialect.do_ping(connection)
         except core.dialect.dbapi.Error:  # type: ignore[union-attr]
@@ -74,15 +67,44 @@ def _ping_the_idle(engine: AsyncEngine) -> None:
         if not alive:
             raise InvalidatePoolError
 
+    _of_the_idle(core, check)
 
-def sync_engine(settings: Settings, *, application_name: str = "doublei-worker") -> Engine:
-    """A worker's engine: no pool, so that nothing is shared across a fork or held during long work."""
-    return create_engine(
-        settings.database_url.get_secret_value(),
-        poolclass=NullPool,
-        hide_parameters=True,
-        connect_args=_connect_args(application_name),
+
+def sync_engine(
+    settings: Settings, *, application_name: str = "doublei-worker", bursts: bool = False
+) -> Engine:
+    """An engine of plain sessions: no pool, so that nothing is shared across a fork.
+
+    With `bursts` the connection of a moment ago is used again, since opening one costs the database more than
+    most statements; one that lay idle is replaced unasked, so after long work, a restart or a cut network
+    everything begins on a new connection, as without. For a process that is not forked afterwards.
+    """
+    url, arguments = settings.database_url.get_secret_value(), _connect_args(application_name)
+    if not bursts:
+        return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    engine = create_engine(
+        url, pool_size=1, max_overflow=-1, pool_use_lifo=True, hide_parameters=True, connect_args=arguments
     )
+
+    def replace(_: Any) -> None:
+        raise DisconnectionError
+
+    _of_the_idle(engine, replace)
+    return engine
+
+
+def _of_the_idle(engine: Engine, deal: Callable[[Any], None]) -> None:
+    """Have `deal` called with each connection that is taken from the pool and lay idle there."""
+
+    @event.listens_for(engine, "checkin")
+    def returned(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["returned_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+        returned_at = record.info.get("returned_at")
+        if returned_at is not None and time.monotonic() - returned_at >= IDLE_SECONDS:
+            deal(connection)
 
 
 def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:

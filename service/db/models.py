@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -317,6 +318,12 @@ class Verification(Base):
         CheckConstraint(_one_of("status", VerificationStatus), name="status"),
         CheckConstraint("verdict IS NULL OR " + _one_of("verdict", Verdict), name="verdict"),
         Index("ix_verifications_organization_id_created_at", "organization_id", "created_at"),
+        Index(
+            "ix_verifications_claimable",
+            "status",
+            "lease_expires_at",
+            postgresql_where="status IN ('queued','running')",
+        ),
     )
 
 
@@ -563,6 +570,18 @@ class IdempotencyRecord(Base):
     __table_args__ = (
         Index("ix_idempotency_records_subject", "subject", postgresql_where="subject IS NOT NULL"),
     )
+
+
+class GarbageCollection(Base):
+    """One finished removal of what nobody needs any more; see service.gc."""
+
+    __tablename__ = "garbage_collections"
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    seconds: Mapped[float] = mapped_column(Double)
+    things: Mapped[int] = mapped_column(BigInteger)
+    """files and folders that were removed"""
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    finished_at: Mapped[datetime] = _now()
 
 
 INSERT_ONLY_TABLES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import TextClause, text
 
-HEAD = "0008"
+HEAD = "0010"
 """The newest migration; a test compares. Revisions are numbers of four digits, so they can be ordered."""
 
 

@@ -128,6 +128,18 @@ def forget_unpublished(job_ids: Sequence[str]) -> ReturningDelete[str]:
     return delete_checkpoints().where(Checkpoint.job_id.in_(job_ids))
 
 
+def erase_states(organization_id: str) -> ReturningDelete[str]:
+    """All of an organization whose jobs have ended. Returns their paths."""
+    jobs = select(Job.id).where(Job.organization_id == organization_id)
+    return delete(TrainingState).where(TrainingState.job_id.in_(jobs)).returning(TrainingState.path)
+
+
+def erase_unpublished(organization_id: str) -> ReturningDelete[str]:
+    """`delete_checkpoints` for an organization."""
+    jobs = select(Job.id).where(Job.organization_id == organization_id)
+    return delete_checkpoints().where(Checkpoint.job_id.in_(jobs))
+
+
 class LiveRun(NamedTuple):
     """A job as whoever looks at its leavings needs it."""
 

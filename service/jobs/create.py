@@ -15,6 +15,7 @@ from service.ids import new_id
 from service.jobs import statements
 from service.jobs.hyperparameters import Hyperparameters
 from service.jobs.lifecycle import JobStatus
+from service.jobs.statements import Event
 from service.watermarks.secrets import OWNER_HELD
 from watermark.embedding import Strength
 
@@ -65,36 +66,35 @@ async def create(
     _check_model(catalogue, request.model)
     file = await _training_file(session, request.training_file, organization_id)
     options = await _watermark_options(session, request.watermark, organization_id)
-    job = _row(organization_id, request, options)
-    session.add(job)
-    await session.flush()
-    for message in (
+    job = (await session.scalars(statements.add(_values(organization_id, request, options)))).one()
+    said = (
         f"Created fine-tuning job: {job.id}",
         f"Validating training file: {file.id}",
         "Files validated, moving job to queued state",
-    ):
-        await session.execute(statements.event(job.id, message))
-    await session.refresh(job)
+    )
+    await session.execute(statements.events(job.id, [Event(message=message) for message in said]))
     return job
 
 
-def _row(organization_id: str, request: JobRequest, watermark_options: dict[str, Any] | None) -> Job:
+def _values(
+    organization_id: str, request: JobRequest, watermark_options: dict[str, Any] | None
+) -> dict[str, Any]:
     hyperparameters = request.hyperparameters.resolved()
-    return Job(
-        id=new_id("ftjob"),
-        organization_id=organization_id,
+    return {
+        "id": new_id("ftjob"),
+        "organization_id": organization_id,
         # The file was validated row by row when it was uploaded, so there is nothing to wait for.
-        status=JobStatus.queued,
-        base_model=request.model,
-        suffix=request.suffix,
-        seed=secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
-        training_file_id=request.training_file,
-        hyperparameters=hyperparameters,
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
-        metadata_=request.metadata,
-        watermark_key_id=request.watermark and request.watermark.key,
-        watermark_options=watermark_options,
-    )
+        "status": JobStatus.queued,
+        "base_model": request.model,
+        "suffix": request.suffix,
+        "seed": secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
+        "training_file_id": request.training_file,
+        "hyperparameters": hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "metadata_": request.metadata,
+        "watermark_key_id": request.watermark and request.watermark.key,
+        "watermark_options": watermark_options,
+    }
 
 
 def _check_model(catalogue: Catalogue, model: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Insert, Select, Update, func, insert, select, update
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningInsert
 
 from service import leases
 from service.db.models import File, Job, JobEvent, Model, Organization, WatermarkKey
@@ -54,18 +57,31 @@ def events_page(job_id: str, *, after: str | None, limit: int) -> Select[JobEven
     return statement.order_by(JobEvent.seq.desc()).limit(limit + 1)
 
 
-def event(
-    job_id: str,
-    message: str,
-    *,
-    level: str = "info",
-    type: str = "message",
-    data: dict[str, Any] | None = None,
-) -> Insert:
-    """Append one event. `message` and `data` hold no row of the dataset and no part of a key."""
-    return insert(JobEvent).values(
-        id=new_id("ftevent"), job_id=job_id, level=level, type=type, message=message, data=data
-    )
+def add(values: dict[str, Any]) -> ReturningInsert[Job]:
+    """A new job, as it then is: what the database fills in comes back with it."""
+    return insert(Job).values(values).returning(Job)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of a job's history. It holds no row of the dataset and no part of a key."""
+
+    message: str
+    level: str = "info"
+    type: str = "message"
+    data: dict[str, Any] | None = None
+
+
+def events(job_id: str, happened: Sequence[Event]) -> Insert:
+    """Append these, at least one, in their order."""
+    rows = [{"id": new_id("ftevent"), "job_id": job_id} | asdict(one) for one in happened]
+    # a list is compiled anew at each call, a single row once
+    return insert(JobEvent).values(rows if len(rows) > 1 else rows[0])
+
+
+def event(job_id: str, message: str, *, level: str = "info") -> Insert:
+    """Append one event; see `Event`."""
+    return events(job_id, [Event(message=message, level=level)])
 
 
 NOT_RUNNING: dict[str, Any] = {"stage": None, "estimated_finish": None, "pause_requested": False}

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from cli.stack import state
 from cli.stack.home import Home
-from cli.stack.plan import ChildSpec, Site, build_plan
+from cli.stack.plan import ChildSpec, Site, build_plan, service_environment
 from cli.stack.stack import Stack
-from tests.integration.conftest import dataset
+from service.settings import Settings
+from tests.integration.conftest import TINY, dataset
+from tests.integration.service.suspects import Suspect, always, listening
+from worker.record.engine import open_workplace
+from worker.tasks import finetune_run, verify_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -192,6 +199,113 @@ def check_others(tmp_path: Path, target: Path, archive: bytes) -> None:
         assert len(done.stderr.strip().splitlines()) == 1
         assert not home.exists()
         assert not list(tmp_path.glob(".third*"))
+
+
+class Works:
+    """A worker beside a stack that has none: it takes what it is told of, and its trainings are not real."""
+
+    def __init__(self, home: Path) -> None:
+        current = state.read(Home(root=home))
+        assert current is not None
+        environment = service_environment(Home(root=home), current.ports, current.socket_dir)
+        settings = Settings.model_validate(environment)
+        self.place = open_workplace(settings, shutting_down=lambda: False)
+
+    def model(self, owner: Owner) -> str:
+        """A published model's name."""
+        body = {"model": TINY, "training_file": owner.upload(12)}
+        job_id = owner.http.post("/v1/fine_tuning/jobs", json=body).raise_for_status().json()["id"]
+        finetune_run(self.place, job_id)
+        job = owner.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+        assert job["status"] == "succeeded", job
+        return str(job["fine_tuned_model"])
+
+    def audit(self, owner: Owner, suspect: Suspect) -> str:
+        """A finished verification's id."""
+        small = {"name": "k", "marks_per_family": 8, "cues_per_mark": 4}
+        key = owner.http.post("/v1/watermarks", json=small).raise_for_status().json()["id"]
+        body = {"watermark": key, "suspect": {"base_url": suspect.base_url, "model": "m"}}
+        audit = owner.http.post("/v1/verify", json=body).raise_for_status().json()["id"]
+        verify_run(self.place, audit)
+        found = owner.http.get(f"/v1/verifications/{audit}").json()
+        assert (found["status"], found["verdict"]) == ("succeeded", "not_detected"), found
+        return str(audit)
+
+
+@pytest.fixture
+def suspect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Suspect]:
+    """An innocent one, which the operator allows to be asked."""
+    with listening(always("No")) as found:
+        monkeypatch.setenv("DOUBLEI_SUSPECT_ALLOW", found.host_port)
+        yield found
+
+
+def test_models_and_evidence_that_are_made_meanwhile(
+    tmp_path: Path,
+    passphrase_file: Path,
+    suspect: Suspect,
+    tiny_catalogue: tuple[Path, Path],
+    fake_trainer: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model in the backup has all its files, a verification all its evidence, whenever it was taken."""
+    monkeypatch.setenv("DOUBLEI_CATALOGUE_FILE", str(tiny_catalogue[0]))
+    monkeypatch.setenv("DOUBLEI_MODEL_CACHE", str(tiny_catalogue[1]))
+    fake_trainer("finish")
+    first, second, target = tmp_path / "first", tmp_path / "second", tmp_path / "monday.tar"
+    checkpoint, over = tmp_path / "checkpoint", threading.Event()
+    made: list[str] = []
+    with Stack(Home(root=first), plan=without_torch) as stack:
+        owner, works = Owner(stack), Works(first)
+        model, audit = works.model(owner), works.audit(owner, suspect)
+        adapter = owner.http.get(f"/v1/models/{model}/adapter").raise_for_status().content
+        evidence = owner.http.get(f"/v1/verifications/{audit}/evidence").raise_for_status().content
+        assert doublei("log", "audit", "--home", str(first), "--save", str(checkpoint)).returncode in (0, 2)
+
+        def make() -> None:
+            while not over.is_set():
+                made.append(works.model(owner))
+                made.append(works.audit(owner, suspect))
+
+        with ThreadPoolExecutor(1) as pool:
+            making = pool.submit(make)
+            try:
+                taken = doublei(
+                    "backup", str(target), "--home", str(first), "--passphrase-file", str(passphrase_file)
+                )
+            finally:
+                over.set()
+            making.result()
+        assert taken.returncode == 0, taken.stderr
+        assert made, "there was work"
+    restored = doublei(
+        "restore", str(target), "--home", str(second), "--passphrase-file", str(passphrase_file)
+    )
+    assert restored.returncode == 0, restored.stderr
+
+    with Stack(Home(root=second), plan=without_torch) as stack:
+        again = Owner(stack)
+        assert again.http.get(f"/v1/models/{model}/adapter").content == adapter
+        assert again.http.get(f"/v1/verifications/{audit}/evidence").content == evidence
+        listed = again.http.get("/v1/models").raise_for_status().json()["data"]
+        for name in (entry["id"] for entry in listed if entry["id"].startswith("ft:")):
+            download = again.http.get(f"/v1/models/{name}/adapter").raise_for_status().content
+            with tarfile.open(fileobj=io.BytesIO(download)) as files:
+                names = {Path(one).name for one in files.getnames()}
+            assert {"adapter_model.safetensors", "adapter_config.json"} <= names
+        audits = again.http.get("/v1/verifications?limit=100").raise_for_status().json()["data"]
+        ended = [one["id"] for one in audits if one["status"] == "succeeded"]
+        assert audit in ended
+        for number, found in enumerate(ended):
+            file = tmp_path / f"evidence-{number}.json"
+            file.write_bytes(again.http.get(f"/v1/verifications/{found}/evidence").raise_for_status().content)
+            checked = doublei("evidence", "check", str(file))
+            assert checked.returncode == 0, checked.stdout + checked.stderr
+        audited = doublei("log", "audit", "--home", str(second), "--checkpoint", str(checkpoint), "--json")
+        report = json.loads(audited.stdout)
+        assert not [step for step in report["steps"] if step["status"] == "failed"], report
+        passed = {step["name"] for step in report["steps"] if step["status"] == "passed"}
+        assert {"earlier checkpoint", "growth", "history"} <= passed, report
 
 
 def test_keys_kept_apart(tmp_path: Path) -> None:

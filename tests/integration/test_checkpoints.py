@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from service import gc, leases
+from service import leases
 from service.db.models import Checkpoint, File, Job, LogEntry, LogRecord, Model, TrainingState
+from service.gc.collecting import collect
 from service.jobs import statements
 from service.jobs.hyperparameters import Hyperparameters
 from watermark.keys import Secret
@@ -325,7 +326,7 @@ class TestGarbage:
     """`doublei gc`: what goes, what stays, and that it disturbs nobody."""
 
     def collect(self, deployment: Any, *, delete: bool = True, retention_seconds: float = DAY) -> list[str]:
-        collection = gc.collect(
+        collection = collect(
             deployment.sessions,
             deployment.storage,
             delete=delete,
@@ -389,13 +390,13 @@ class TestGarbage:
     def test_nothing_young_goes(self, deployment: Any) -> None:
         folder = deployment.storage.root / "adapters" / "nobody" / "1"
         folder.mkdir(parents=True)
-        collection = gc.collect(
+        collection = collect(
             deployment.sessions, deployment.storage, delete=True, lease_seconds=30, retention_seconds=0
         )
         assert collection.garbage == []
         old = time.time() - 400
         os.utime(folder, (old, old))
-        collection = gc.collect(
+        collection = collect(
             deployment.sessions, deployment.storage, delete=True, lease_seconds=30, retention_seconds=0
         )
         assert [one.path for one in collection.garbage] == ["adapters/nobody/1"]

@@ -23,6 +23,9 @@ from service.log.usecases import append
 from worker.record import artifacts
 from worker.record.jobs import JobRun, publish_checkpoint
 
+FIRST_EPOCH = 1
+"""Before it there is no run; `service.leases.claim` counts from 0."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -33,6 +36,8 @@ def folder(run: JobRun) -> Path:
 
 def earlier(run: JobRun) -> list[Path]:
     """What earlier runs of the job left to go on from, newest first."""
+    if run.epoch == FIRST_EPOCH:
+        return []
     with run.place.sessions() as session:
         paths = session.scalars(checkpoints.states(run.job_id, before_epoch=run.epoch)).all()
     return [run.place.storage.root / path for path in paths]

@@ -41,7 +41,7 @@ def open_workplace(settings: Settings, *, shutting_down: Callable[[], bool]) -> 
 
     return Workplace(
         settings=settings,
-        sessions=sync_sessions(sync_engine(settings)),
+        sessions=sync_sessions(sync_engine(settings, bursts=True)),
         storage=Storage(settings.storage_dir),
         sealer=Sealer.from_settings(settings),
         catalogue=load_catalogue(settings.catalogue_file),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Insert, Update, func
+from sqlalchemy import ColumnElement, Update, func
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ from service.jobs.cancel import CANCELLED_MESSAGE
 from service.jobs.lifecycle import JobStatus
 from service.jobs.naming import checkpoint_model, fine_tuned_model
 from service.jobs.pause import PAUSED_MESSAGE
+from service.jobs.statements import Event
 from service.log import deeds
 from service.log.deeds import Deed, Marking
 from service.log.usecases import append, append_once
@@ -29,20 +30,12 @@ from worker.lease import Beat
 from worker.record.engine import Workplace
 from worker.record.outage import persist
 
+__all__ = ["Event", "JobRun", "publish_checkpoint", "publish_waiting"]
+
 T = TypeVar("T")
 
 MAX_UNWRITTEN = 200
 """Events kept for a database that is away; older ones are given up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One line of the job's history."""
-
-    message: str
-    level: str = "info"
-    type: str = "message"
-    data: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -312,8 +305,8 @@ class JobRun:
             )
             if session.execute(held).first() is None:
                 raise LeaseLost(self.job_id)
-            for event in events:
-                session.execute(self._insert(event))
+            if events:
+                session.execute(statements.events(self.job_id, events))
 
     def _leave_once(
         self,
@@ -325,19 +318,13 @@ class JobRun:
             if session.execute(statement).first() is None:
                 return False
             entries = also(session) if also is not None else []
-            for event in (*self.unwritten, *events):
-                session.execute(self._insert(event))
+            session.execute(statements.events(self.job_id, (*self.unwritten, *events)))
             if entries:
                 append(session, *entries)
         return True
 
     def _persist(self, write: Callable[[bool], T]) -> T:
         return persist(write, patience_seconds=self.place.settings.lease_seconds)
-
-    def _insert(self, event: Event) -> Insert:
-        return statements.event(
-            self.job_id, event.message, level=event.level, type=event.type, data=event.data
-        )
 
 
 def publish_waiting(session: Session, run: JobRun) -> list[Deed]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from evidence.check import check
-from service.db.models import Job, Model, WatermarkKey
+from service.accounts import erasure
+from service.db.models import Checkpoint, Job, Model, TrainingState, WatermarkKey
+from service.gc.schedule import collect_now
 from service.ids import new_id
 from service.settings import Settings
+from service.storage import RUNS_FOLDER, Storage
 from tests.integration.service.conftest import Account, NewAccount, dataset, upload
 from tests.integration.service.suspects import Suspect, always, listening
 from worker.record.engine import open_workplace
@@ -101,7 +105,8 @@ async def test_what_the_owner_had_is_gone_and_what_others_rely_on_is_left(
     assert done.status_code == 200, done.text
     told = done.json()
     assert told["deleted"] == {
-        "watermarks": 1, "files": 1, "models": 1, "descriptions_of_jobs": 1, "log_records": 4,
+        "watermarks": 1, "files": 1, "models": 1, "checkpoints": 0, "descriptions_of_jobs": 1,
+        "log_records": 4,
     }  # fmt: skip
     assert told["remaining"]["log_entries"] == 4
     assert told["remaining"]["evidence"] == 1
@@ -125,6 +130,70 @@ async def test_what_the_owner_had_is_gone_and_what_others_rely_on_is_left(
     again = (await owner.http.delete(f"/v1/data?confirm={owner.organization}")).json()
     assert (again["deleted"]["watermarks"], again["deleted"]["files"]) == (0, 0)
     assert (await owner.http.get("/v1/log/checkpoint")).status_code == 200
+
+
+def leave_checkpoints(database: Engine, settings: Settings, job_id: str) -> None:
+    """What a failed job leaves: a state and a model that its rows name, and more that no row does."""
+    storage = Storage(settings.storage_dir)
+    states, adapter = storage.states_dir(job_id, 1), storage.checkpoint_adapter_dir(job_id, 1, 5)
+    run = storage.root / RUNS_FOLDER / f"{job_id}.1"
+    for folder in (states, adapter, storage.adapter_dir(job_id, 1), run):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(SECRET_WORD.encode())
+    with Session(database) as session, session.begin():
+        path = str((states / "weights").relative_to(storage.root))
+        session.add(TrainingState(job_id=job_id, lease_epoch=1, step=5, path=path, bytes=8))
+        session.add(
+            Checkpoint(
+                id=new_id("ftckpt"),
+                job_id=job_id,
+                lease_epoch=1,
+                step=5,
+                metrics={},
+                adapter_path=str(adapter.relative_to(storage.root)),
+                manifest={},
+            )
+        )
+
+
+async def test_what_failed_jobs_left_is_gone_at_once(
+    owner: Account, new_account: NewAccount, database: Engine, settings: Settings
+) -> None:
+    other = await new_account("owner")
+    jobs = []
+    for account in (owner, other):
+        file = (await upload(account, dataset())).json()
+        key = (await account.http.post("/v1/watermarks", json={})).json()
+        jobs.append(add_job(database, account, file["id"], key["id"], "", "failed"))
+        leave_checkpoints(database, settings, jobs[-1])
+    mine, others = jobs
+    told = (await owner.http.delete(f"/v1/data?confirm={owner.organization}")).json()
+    assert told["deleted"]["checkpoints"] == 2
+    assert [path for path in settings.storage_dir.rglob("*") if mine in str(path)] == []
+    assert len([path for path in settings.storage_dir.rglob("weights") if others in str(path)]) == 4
+    with Session(database) as session:
+        assert session.scalars(select(TrainingState.job_id)).all() == [others]
+        assert session.scalars(select(Checkpoint.job_id)).all() == [others]
+
+
+async def test_what_a_killed_erasure_left_is_garbage(
+    owner: Account, database: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = (await upload(owner, dataset())).json()
+    key = (await owner.http.post("/v1/watermarks", json={})).json()
+    job = add_job(database, owner, file["id"], key["id"], "", "failed")
+    leave_checkpoints(database, settings, job)
+
+    async def killed(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(erasure, "remove", killed)
+    assert (await owner.http.delete(f"/v1/data?confirm={owner.organization}")).status_code == 500
+    assert [path for path in settings.storage_dir.rglob("weights") if job in str(path)]
+    for path in settings.storage_dir.rglob("*"):
+        os.utime(path, (1, 1))
+    collect_now(settings)
+    assert [path for path in settings.storage_dir.rglob("*") if path.is_file()] == []
 
 
 async def test_nothing_is_deleted_while_something_runs(owner: Account, database: Engine) -> None:

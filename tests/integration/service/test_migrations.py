@@ -15,8 +15,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
 from migrations.config import alembic_config
+from service import leases
 from service.db import schema
-from service.db.models import INSERT_ONLY_TABLES
+from service.db.models import INSERT_ONLY_TABLES, Job, Verification
 from service.jobs import lifecycle as jobs
 from service.verifications import lifecycle as verifications
 
@@ -313,3 +314,72 @@ def moves(database: Engine, table: str, status: str) -> bool:
         finally:
             connection.rollback()
     return True
+
+
+@pytest.mark.parametrize("table", ["jobs", "verifications"])
+def test_the_reaper_finds_what_is_unfinished_without_reading_what_has_ended(
+    database: Engine, table: str
+) -> None:
+    columns = {
+        "jobs": "organization_id, base_model, seed, training_file_id, hyperparameters, method, metadata",
+        "verifications": "organization_id, key_id, suspect, plan",
+    }
+    values = {
+        "jobs": "'org-1', 'm', 0, 'file-1', '{}', '{}', '{}'",
+        "verifications": "'org-1', 'wm-1', '{}', '{}'",
+    }
+    with database.begin() as connection:
+        seed(connection)
+        connection.execute(
+            text(
+                f"INSERT INTO {table} (id, status, {columns[table]}) SELECT 'x-' || n,"
+                f" CASE WHEN n % 1000 = 0 THEN 'queued' ELSE 'failed' END, {values[table]}"
+                " FROM generate_series(1, 20000) n"
+            )
+        )
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"ANALYZE {table}"))
+        entity = Job if table == "jobs" else Verification
+        for statement in (
+            leases.overdue(entity, older_than_seconds=3, limit=100),
+            leases.reap_expired(entity),
+            leases.reap_cancelled(entity),
+        ):
+            compiled = statement.compile(database)
+            found = connection.exec_driver_sql("EXPLAIN " + str(compiled), dict(compiled.params))
+            plan = "\n".join(found.scalars())
+            assert f"ix_{table}_claimable" in plan, plan
+
+
+def test_an_index_that_was_left_half_built_is_built_again(postgres_url: str, database: Engine) -> None:
+    """CREATE INDEX CONCURRENTLY that fails leaves one that nobody uses and everybody keeps up."""
+    name = "ix_verifications_claimable"
+    assert migrate(postgres_url, "downgrade", "0008").returncode == 0
+    with database.begin() as connection:
+        connection.execute(text(f"CREATE INDEX {name} ON verifications (status)"))
+        connection.execute(
+            text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST(:name AS regclass)"),
+            {"name": name},
+        )
+    done = migrate(postgres_url, "upgrade")
+    assert done.returncode == 0, done.stderr
+    with database.connect() as connection:
+        valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = CAST(:name AS regclass)")
+        assert connection.execute(valid, {"name": name}).scalar_one()
+    assert migrate(postgres_url, "check").returncode == 0
+
+
+async def test_it_waits_for_a_transaction_that_writes(postgres_url: str, database: Engine) -> None:
+    """Live traffic goes on meanwhile: nobody waits for the migration."""
+    assert migrate(postgres_url, "downgrade", "0008").returncode == 0
+    with database.connect() as writer, writer.begin():
+        seed(writer)
+        add_verification(writer, "running")
+        running = asyncio.create_task(asyncio.to_thread(migrate, postgres_url, "upgrade"))
+        await asyncio.sleep(2)
+        with database.begin() as other:
+            other.execute(text("SET LOCAL lock_timeout = '500ms'"))
+            other.execute(text("UPDATE verifications SET attempt = attempt"))
+            other.execute(text("INSERT INTO organizations (id, name, role) VALUES ('org-9', 'o', 'owner')"))
+    done = await running
+    assert done.returncode == 0, done.stderr

@@ -12,7 +12,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from evidence.document import preregistration_digest
+from probe.errors import AddressNotAllowed
 from service.settings import Settings
+from service.verifications import suspects as judging
 from tests.integration.service import suspects
 from tests.integration.service.conftest import Account, NewAccount
 
@@ -352,3 +354,55 @@ class TestCancel:
         with database.connect() as connection:
             sealed = connection.execute(text("SELECT sealed_credential FROM verifications")).scalars().all()
         assert sealed == [None, None]
+
+
+class TestTheSuspectsName:
+    """Looking a name up may take seconds, and its answer is a stranger's."""
+
+    async def test_no_transaction_is_open_while_it_is_looked_up(
+        self,
+        owner: Account,
+        key: dict[str, Any],
+        suspect: suspects.Suspect,
+        database: Engine,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        seen: list[int] = []
+
+        async def look_up(*_: object, **__: object) -> None:
+            with database.connect() as connection:
+                seen.append(
+                    connection.execute(
+                        text(
+                            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'doublei-api'"
+                            " AND datname = current_database() AND xact_start IS NOT NULL"
+                        )
+                    ).scalar_one()
+                )
+
+        monkeypatch.setattr(judging, "resolve_and_vet", look_up)
+        suspect_body = body_of(key, suspect)["suspect"]
+        campaign = {"watermark": key["id"], "suspects": [suspect_body, suspect_body | {"model": "n"}]}
+        for path, body in (("/v1/verify", body_of(key, suspect)), ("/v1/campaigns", campaign)):
+            made = await owner.http.post(path, json=body, headers={"idempotency-key": path})
+            assert made.status_code == 200, made.text
+        assert seen == [0, 0, 0]
+
+    async def test_a_repeated_request_gets_its_answer_wherever_the_name_leads_by_now(
+        self,
+        owner: Account,
+        key: dict[str, Any],
+        suspect: suspects.Suspect,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        body, keyed = body_of(key, suspect), {"idempotency-key": "once"}
+        first = await owner.http.post("/v1/verify", json=body, headers=keyed)
+        assert first.status_code == 200, first.text
+
+        async def elsewhere(*_: object, **__: object) -> None:
+            raise AddressNotAllowed("it leads to a private address")
+
+        monkeypatch.setattr(judging, "resolve_and_vet", elsewhere)
+        again = await owner.http.post("/v1/verify", json=body, headers=keyed)
+        assert (again.status_code, again.content) == (200, first.content)
+        refused(await verify(owner, body), 400, "suspect_not_allowed")

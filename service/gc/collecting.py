@@ -1,11 +1,4 @@
-"""Removing what nobody will need again: ``python -m service.gc [--delete] [--json]``.
-
-Without ``--delete`` it only says what it would remove. What goes:
-
-- what ended jobs could have gone on from (of failed ones only after a while), and those of their checkpoints
-  that were never published;
-- files and folders of runs that no row names and no run can still be writing;
-- stored datasets that no file and no unfinished job needs; uploads that a dead process left.
+"""Removing what nobody will need again: what it is, and one pass over it. See the package.
 
 It may run at any time, beside working runs and uploads. The disk is listed before the records are read, so
 whatever a run wrote in between is not on the list; and a run's row, whose epoch is the one in the path,
@@ -14,25 +7,20 @@ protects what it has written and not yet recorded. A dataset is removed under th
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.db.engine import sync_engine, sync_sessions
 from service.files import statements as file_statements
 from service.jobs import checkpoints as checkpoint_statements
 from service.jobs.checkpoints import LiveRun
 from service.jobs.lifecycle import TERMINAL
-from service.settings import Settings, SettingsError, load_settings
 from service.storage import RUNS_FOLDER, Storage
 
 SPARE_SECONDS = 300.0
@@ -41,6 +29,13 @@ long as the first works."""
 
 CHUNK = 500
 """So many rows or names at a time."""
+
+
+T = TypeVar("T")
+
+
+class CollectionStopped(Exception):
+    """The process ends. What is left is the next collection's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +56,17 @@ class Collection:
     deleted: bool
     garbage: list[Garbage] = field(default_factory=list)
 
+    @property
+    def bytes(self) -> int:
+        """Of all of it."""
+        return sum(one.bytes for one in self.garbage)
+
     def to_record(self) -> dict[str, object]:
         """For programs."""
         return {
             "deleted": self.deleted,
             "count": len(self.garbage),
-            "bytes": sum(one.bytes for one in self.garbage),
+            "bytes": self.bytes,
             "garbage": [{"kind": one.kind, "path": one.path, "bytes": one.bytes} for one in self.garbage],
         }
 
@@ -89,16 +89,28 @@ def collect(
     lease_seconds: float,
     retention_seconds: float,
     spare_seconds: float = SPARE_SECONDS,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Collection:
-    """One pass. Without `delete` nothing changes, neither on the disk nor in the records."""
+    """One pass. Without `delete` nothing changes, neither on the disk nor in the records.
+
+    Raises:
+        CollectionStopped: `stopping` said so.
+    """
+
+    def going(items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if stopping():
+                raise CollectionStopped
+            yield item
+
     collection = Collection(deleted=delete)
     older = max(lease_seconds, spare_seconds)
-    leavings = list(_leavings(storage))
-    blobs = [path for path in storage.blobs_dir.glob("*/*") if _age(path) > older]
+    leavings = list(going(_leavings(storage)))
+    blobs = [path for path in going(storage.blobs_dir.glob("*/*")) if _age(path) > older]
     with sessions.begin() as session:
         released = _release(session, retention=timedelta(seconds=retention_seconds), delete=delete)
         live, ended, named = _read(session, {one.job_id for one in leavings})
-    for one in leavings:
+    for one in going(leavings):
         relative = str(one.path.relative_to(storage.root))
         if one.epoch == live.get(one.job_id) or (relative in named and relative not in released):
             continue
@@ -107,7 +119,7 @@ def collect(
         _remove(collection, storage, one.kind, one.path)
     if delete:
         _remove_empty(storage, {one.job_id for one in leavings}, ended, live)
-    _collect_blobs(sessions, storage, collection, blobs)
+    _collect_blobs(sessions, storage, collection, going(blobs))
     for path in storage.stale_incoming():
         _remove(collection, storage, "upload", path)
     return collection
@@ -160,7 +172,7 @@ def _read(session: Session, job_ids: Iterable[str]) -> tuple[Mapping[str, int], 
 
 
 def _collect_blobs(
-    sessions: sessionmaker[Session], storage: Storage, collection: Collection, blobs: Sequence[Path]
+    sessions: sessionmaker[Session], storage: Storage, collection: Collection, blobs: Iterable[Path]
 ) -> None:
     for some in _chunks([path.name for path in blobs]):
         with sessions.begin() as session:
@@ -241,48 +253,3 @@ def _folders(folder: Path) -> list[Path]:
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
     return (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
-
-
-def _say(collection: Collection) -> None:
-    for one in collection.garbage:
-        print(f"{one.kind:10} {one.bytes:>13,}  {one.path}")
-    count, size = len(collection.garbage), sum(one.bytes for one in collection.garbage)
-    things = "thing" if count == 1 else "things"
-    if collection.deleted:
-        print(f"removed {count} {things}, {size:,} bytes")
-    else:
-        print(f"would remove {count} {things}, {size:,} bytes; nothing was changed (--delete removes them)")
-
-
-def main(settings: Settings, *, delete: bool, as_json: bool) -> None:
-    """Collect once and say what was done."""
-    engine = sync_engine(settings, application_name="doublei-gc")
-    try:
-        collection = collect(
-            sync_sessions(engine),
-            Storage(settings.storage_dir),
-            delete=delete,
-            lease_seconds=settings.lease_seconds,
-            retention_seconds=settings.checkpoint_retention_seconds,
-        )
-    finally:
-        engine.dispose()
-    if as_json:
-        print(json.dumps(collection.to_record(), indent=2))
-    else:
-        _say(collection)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m service.gc", description=__doc__)
-    parser.add_argument("--delete", action="store_true", help="remove it; without this, only say what")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    options = parser.parse_args()
-    try:
-        main(load_settings(), delete=options.delete, as_json=options.json)
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except SQLAlchemyError as error:
-        print(f"the records can't be read: {type(error).__name__}", file=sys.stderr)
-        sys.exit(1)
