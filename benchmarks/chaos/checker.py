@@ -66,9 +66,7 @@ def check(evidence: Evidence) -> tuple[Verdict, ...]:
     for invariant, title, judge in invariants:
         findings = list(judge(evidence))
         wrong = tuple(finding for finding in findings if finding is not None)
-        verdicts.append(
-            Verdict(invariant=invariant, title=title, checked=len(findings), violations=wrong)
-        )
+        verdicts.append(Verdict(invariant=invariant, title=title, checked=len(findings), violations=wrong))
     return tuple(verdicts)
 
 
@@ -318,7 +316,9 @@ def main() -> int:
         return 2
     verdicts = check(Evidence.load(Path(sys.argv[1])))
     for verdict in verdicts:
-        print(json.dumps({"invariant": verdict.invariant, "holds": verdict.holds, "checked": verdict.checked}))
+        print(
+            json.dumps({"invariant": verdict.invariant, "holds": verdict.holds, "checked": verdict.checked})
+        )
         for violation in verdict.violations[:SHOWN]:
             print(f"    {violation}")
     return 0 if all(verdict.holds for verdict in verdicts) else 1

@@ -192,7 +192,9 @@ def dataset(act: str, rows: int = 12) -> bytes:
     """A small dataset; with an act in one of its rows for what is to go wrong."""
     word = f" chaos-act:{act}" if act != "played" else ""
     lines = (
-        json.dumps({"instruction": f"What is {n} plus one?{word}", "input": "", "output": f"Zanzibar {n + 1}."})
+        json.dumps(
+            {"instruction": f"What is {n} plus one?{word}", "input": "", "output": f"Zanzibar {n + 1}."}
+        )
         for n in range(rows)
     )
     return "\n".join(lines).encode() + b"\n"

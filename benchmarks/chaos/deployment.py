@@ -157,12 +157,7 @@ class Deployment:
 
     def trainers(self) -> list[psutil.Process]:
         """The training processes that run now."""
-        return [
-            process
-            for worker in WORKERS
-            for process in self.family(worker)[1:]
-            if _is_trainer(process)
-        ]
+        return [process for worker in WORKERS for process in self.family(worker)[1:] if _is_trainer(process)]
 
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Send it to the process itself; false if it does not run."""
@@ -240,7 +235,9 @@ class Deployment:
         ports = (self._ports.api, self._ports.dashboard)
         metrics = (self._ports.metrics_api, self._ports.serving)
         for name, port, door in zip(APIS, ports, metrics, strict=True):
-            command = tuple(str(port) if part == str(self._ports.api) else part for part in plan["api"].command)
+            command = tuple(
+                str(port) if part == str(self._ports.api) else part for part in plan["api"].command
+            )
             wanted[name] = replace(
                 plan["api"],
                 name=name,
@@ -255,7 +252,10 @@ class Deployment:
                 READY_FILE_VARIABLE: str(ready), METRICS_VARIABLE: f"{HOST}:{door}", "CHAOS_WORKER": name,
             }  # fmt: skip
             if name == PROXIED:
-                own |= {"DATABASE_URL": postgres.url(self._proxy_dir), "REDIS_URL": valkey.url(self._proxy_dir)}
+                own |= {
+                    "DATABASE_URL": postgres.url(self._proxy_dir),
+                    "REDIS_URL": valkey.url(self._proxy_dir),
+                }
             if self._catatonic_file is not None:
                 own[CATATONIC_VARIABLE] = str(self._catatonic_file)
             wanted[name] = replace(

@@ -122,6 +122,8 @@ class Evidence:
     log: LogEvidence
     disk: DiskEvidence
     injected: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    """of what only the processes' logs and the keeper know"""
 
     def save(self, folder: Path) -> None:
         """Into files of the folder; the history is there already."""
@@ -130,7 +132,8 @@ class Evidence:
             (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
         for name in ("log", "disk"):
             (folder / f"{name}.json").write_text(json.dumps(asdict(getattr(self, name))), encoding="utf-8")
-        (folder / "injected.json").write_text(json.dumps(self.injected), encoding="utf-8")
+        for name in ("injected", "counts"):
+            (folder / f"{name}.json").write_text(json.dumps(getattr(self, name)), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Evidence:
@@ -147,6 +150,7 @@ class Evidence:
             log=LogEvidence(**read("log")),
             disk=DiskEvidence(**read("disk")),
             injected=read("injected"),
+            counts=read("counts"),
         )
 
 

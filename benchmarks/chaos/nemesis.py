@@ -308,7 +308,7 @@ class Nemesis:
             return None
         finally:
             app.close()
-        return f"{held - left} of {held} messages"
+        return f"{held - left} of {held} messages" if held else None
 
     # Networks, clocks and versions.
 
@@ -341,9 +341,7 @@ class Nemesis:
         command = [sys.executable, "-m", "migrations", "upgrade"]
         environment = self.deployment.service_environment()
         both = [
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             for _ in range(2)
         ]
         return f"exit statuses {sorted(one.wait() for one in both)}"

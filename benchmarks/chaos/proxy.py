@@ -65,7 +65,9 @@ class Proxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._flowing.set()
-        server = self._loop.run_until_complete(asyncio.start_unix_server(self._accept, path=str(self._listen)))
+        server = self._loop.run_until_complete(
+            asyncio.start_unix_server(self._accept, path=str(self._listen))
+        )
         self._listen.chmod(0o700)
         self._up.set()
         self._loop.run_forever()

@@ -61,7 +61,7 @@ class Progress:
 
 def chaos(
     folder: Path, tiny_model: Path, options: Options, *, on_start: Callable[[Progress], None]
-) -> tuple[Evidence, Deployment]:
+) -> Evidence:
     """Run it in `folder`, whose `evidence` then holds what is left.
 
     Raises:
@@ -101,9 +101,14 @@ def chaos(
             raise RuntimeError(f"the nemesis failed, seed {options.seed}") from nemesis.failure
         history.close()
         evidence = gather(
-            deployment, folder / "evidence", notes.notes, nemesis.injected, planted, random.Random(options.seed)
+            deployment,
+            folder / "evidence",
+            notes.notes,
+            nemesis.injected,
+            planted,
+            random.Random(options.seed),
         )
-    return evidence, deployment
+    return evidence
 
 
 class _Work:
@@ -231,6 +236,22 @@ def open_shop(deployment: Deployment, planted: bytes) -> Shop:
     return Shop(files=files, key=str(made.json()["id"]))
 
 
+def post_job(deployment: Deployment, body: dict[str, Any]) -> str:
+    """Submit one job; returns its id.
+
+    Raises:
+        HTTPError: it was not accepted.
+    """
+    answer = httpx2.post(
+        f"{deployment.api_urls[0]}/v1/fine_tuning/jobs",
+        json=body,
+        headers={"authorization": f"Bearer {deployment.owner_key}"},
+        trust_env=False,
+        timeout=30,
+    )
+    return str(answer.raise_for_status().json()["id"])
+
+
 def gather(
     deployment: Deployment,
     folder: Path,
@@ -264,9 +285,23 @@ def gather(
             blobs=blobs,
         ),
         injected=[asdict(one) for one in injected],
+        counts=_counts(deployment),
     )
     evidence.save(folder)
     return Evidence.load(folder)
+
+
+LOGGED = {"doorbell.failed": "jobs without a message", "worker.deaf": "ended by the watchdog"}
+
+
+def _counts(deployment: Deployment) -> dict[str, int]:
+    counts = {f"deaths of {name}": number for name, number in sorted(deployment.deaths.items())}
+    counts["starts with a clock an hour off"] = deployment.clock_errors.total()
+    for event, name in LOGGED.items():
+        mark = f'"event": "{event}"'
+        logs = deployment.home.logs.glob("*.log*")
+        counts[name] = sum(log.read_text(errors="replace").count(mark) for log in logs)
+    return counts
 
 
 def _thinned(notes: list[str], most: int = 24) -> list[str]:
