@@ -56,7 +56,7 @@ class WorkMetrics:
 
 
 def worker_registry(folder: Path, *, unheard_seconds: Callable[[], float]) -> CollectorRegistry:
-    """What the main process shows: the sums over the forks, itself, the devices, and what its watchdog says."""
+    """What the main process shows: the sums over the forks, itself, the devices, its watchdog's finding."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)

@@ -65,7 +65,7 @@ class Watchdog:
 
     @property
     def unheard_seconds(self) -> float:
-        """For how long its own bell has rung unheard; 0 for a worker that hears, works or has nothing to do."""
+        """For how long its own bell has rung unheard; 0 for one that hears, works or has nothing to do."""
         return self._looks * LOOK_SECONDS
 
     def look(self) -> bool:

@@ -6,10 +6,10 @@
     python -m benchmarks.chaos --only broker-wiped           # how long until jobs go on after each wipe
 
 A deployment of its own, from the product's own plan: Postgres, Valkey, two APIs, two training workers, each
-started again when it dies. A few clients submit, poll and cancel with Idempotency-Keys and keep a history. The
-nemesis injects the faults of the list (docs/operations.md has it), its order given by --seed. When all is
-calm again the evidence is read into a folder, and a checker that shares no code with leases, fences or the
-reaper judges seven invariants from it. With --keep the folder stays, for `python -m benchmarks.chaos.checker`.
+started again when it dies. A few clients submit, poll and cancel with Idempotency-Keys and keep a history.
+The nemesis injects faults in an order given by --seed (when each falls is also up to the machine). When all
+is calm again the evidence is read into a folder, and a checker that shares no code with leases, fences or the
+reaper judges seven invariants by it. With --keep the folder stays, for python -m benchmarks.chaos.checker.
 
 A trainer that imports torch takes seconds of a core, so most jobs are played: at the process edge stands a
 program with the trainer's contract, whose result is a chain of digests, equal whether it was killed or not.
@@ -82,7 +82,8 @@ def _chaos(folder: Path, tiny: Path, options: argparse.Namespace) -> dict[str, A
     orders = Counter(job.order for job in evidence.jobs)
     seconds = time.monotonic() - started
     print(
-        f"\n{len(evidence.jobs)} jobs ({orders['real']} real trainings) in {seconds:.0f} s, seed {options.seed}: "
+        f"\n{len(evidence.jobs)} jobs ({orders['real']} real trainings) in {seconds:.0f} s, "
+        f"seed {options.seed}: "
         + ", ".join(f"{number} {status}" for status, number in ends.items())
         + f"; {len(evidence.injected)} faults injected beside those that jobs bring"
     )

@@ -127,7 +127,7 @@ def _published_once(evidence: Evidence) -> Iterator[Finding]:
         models, wanted = results.pop(job.id, []), int(job.status == "succeeded")
         counts = (len(models), successes[job.id], entered[job.id])
         if counts != (wanted, wanted, wanted):
-            yield f"{job.id} is {job.status} with {counts[0]} models, {counts[1]} successes, {counts[2]} entries"
+            yield "{} is {} with {} models, {} successes, {} entries".format(job.id, job.status, *counts)
             continue
         yield None
         for model in models:
@@ -283,8 +283,8 @@ def _true(job_id: str, told: list[Operation], versions: list[Write]) -> Iterator
         )
         if found is None:
             yield (
-                f"{job_id} was shown as {operation.status}, attempt {operation.attempt}, step {operation.step} "
-                f"at {operation.received:.3f}, and was not"
+                f"{job_id} was shown as {operation.status}, attempt {operation.attempt}, "
+                f"step {operation.step} at {operation.received:.3f}, and was not"
             )
         else:
             at = found

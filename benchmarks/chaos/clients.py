@@ -191,10 +191,8 @@ def orders(jobs: int, real: int, draw: random.Random) -> list[str]:
 def dataset(act: str, rows: int = 12) -> bytes:
     """A small dataset; with an act in one of its rows for what is to go wrong."""
     word = f" chaos-act:{act}" if act != "played" else ""
-    lines = (
-        json.dumps(
-            {"instruction": f"What is {n} plus one?{word}", "input": "", "output": f"Zanzibar {n + 1}."}
-        )
+    records = (
+        {"instruction": f"What is {n} plus one?{word}", "input": "", "output": f"It is {n + 1}."}
         for n in range(rows)
     )
-    return "\n".join(lines).encode() + b"\n"
+    return "".join(json.dumps(record) + "\n" for record in records).encode()

@@ -1,7 +1,7 @@
 """The product's own processes, started by its own commands, and started again whenever one dies.
 
-Postgres, Valkey, two APIs (so two reapers) and two training workers. What `doublei up` or docker compose would
-do is done here by a plainer keeper: it never gives up, since everything here is killed all the time.
+Postgres, Valkey, two APIs (so two reapers) and two training workers. What `doublei up` or docker compose
+would do is done here by a plainer keeper: it never gives up, since everything here is killed all the time.
 """
 
 from __future__ import annotations
@@ -76,16 +76,15 @@ class Deployment:
         tiny_model: Path,
         lease_seconds: int,
         seed: int,
-        environment: Mapping[str, str] | None = None,
-        catatonic_file: Path | None = None,
     ) -> None:
         self.home = Home(root=root)
         self.lease_seconds = lease_seconds
         self.deaths: Counter[str] = Counter()
         self.clock_errors: Counter[int] = Counter()
         self._tiny_model = tiny_model
-        self._extra = dict(environment or {})
-        self._catatonic_file = catatonic_file
+        self._extra: dict[str, str] = {}
+        self.catatonic_file = root.with_name("catatonic")
+        """while it is there, workers stop to take messages"""
         self._draw = random.Random(f"{seed}/clocks")
         self._claims = PortClaims()
         self._slots: dict[str, _Slot] = {}
@@ -256,8 +255,7 @@ class Deployment:
                     "DATABASE_URL": postgres.url(self._proxy_dir),
                     "REDIS_URL": valkey.url(self._proxy_dir),
                 }
-            if self._catatonic_file is not None:
-                own[CATATONIC_VARIABLE] = str(self._catatonic_file)
+            own[CATATONIC_VARIABLE] = str(self.catatonic_file)
             wanted[name] = replace(
                 plan["worker-train"],
                 name=name,

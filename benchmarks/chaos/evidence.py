@@ -1,5 +1,5 @@
-"""What is left after a run, as one folder: rows, the observer's writes, the log with its proofs, the disk, the
-clients' history and the list of faults. The checker reads the folder and nothing else.
+"""What is left after a run, as one folder: rows, the observer's writes, the log with its proofs, the disk,
+the clients' history and the list of faults. The checker reads the folder and nothing else.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def rows(connection: psycopg.Connection) -> tuple[list[JobRow], list[Write], lis
         writes = [
             Write(**row)
             for row in cursor.execute(
-                "SELECT seq, extract(epoch FROM at)::float8 AS at, table_name, operation, job_id, writer, epoch,"
-                " old_epoch, status, old_status, attempt, step, old_step, outcome, old_outcome"
+                "SELECT seq, extract(epoch FROM at)::float8 AS at, table_name, operation, job_id, writer,"
+                " epoch, old_epoch, status, old_status, attempt, step, old_step, outcome, old_outcome"
                 " FROM chaos_writes ORDER BY seq"
             )
         ]

@@ -94,6 +94,7 @@ class Nemesis:
             ("F5", "kill -9 Valkey and its data deleted", 3, self.wipe_valkey),
             ("F5", "FLUSHALL", 3, self.flush_valkey),
             ("F5", "five restarts of Valkey in a row", 0.5, self.restart_valkey_often),
+            ("F5", "both workers catatonic", 0.5, self.make_catatonic),
             ("F6", "Valkey hangs", 1, self.hang_valkey),
             ("F6", "CLIENT KILL of every connection", 3, self.kill_clients),
             ("F6", "Valkey out of memory", 1, self.fill_valkey),
@@ -179,6 +180,14 @@ class Nemesis:
             self.over.wait(self.draw.uniform(1, 4))
         return "five times"
 
+    def make_catatonic(self) -> str | None:
+        """What such a restart did to workers of Celery 5.6: alive, connected, and deaf."""
+        file = self.deployment.catatonic_file
+        file.touch()
+        self.over.wait(1.0)
+        file.unlink()
+        return "for good"
+
     def hang_valkey(self) -> str | None:
         """It accepts and says nothing."""
         if not self.deployment.signal("valkey", signal.SIGSTOP):
@@ -250,8 +259,8 @@ class Nemesis:
         return f"then stored as {file}" if file else "API away"
 
     def fill_disk(self) -> str | None:
-        """A quota on the API: no file may grow beyond some KiB. The answer is clear, nothing is kept, and with
-        room again the same upload goes through."""
+        """A quota on the API: no file may grow beyond some KiB. Nothing is kept, and with room again the same
+        upload goes through."""
         pid = self.deployment.pid(APIS[1])
         if pid is None:
             return None

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CHECKPOINT_EVERY_SECONDS = 3.0
 INCLUSIONS = 40
 CALM_SECONDS = 180.0
-"""How long the last jobs may take once nothing goes wrong any more; a job may have to be tried three times."""
+"""How long the last jobs may take once nothing goes wrong any more; one may have to be tried three times."""
 LAST_OPEN = 12
 """So many jobs are left to end in calm."""
 
@@ -103,10 +103,10 @@ def chaos(
         evidence = gather(
             deployment,
             folder / "evidence",
-            notes.notes,
-            nemesis.injected,
-            planted,
-            random.Random(options.seed),
+            notes=notes.notes,
+            injected=nemesis.injected,
+            planted=planted,
+            draw=random.Random(f"{options.seed}/proofs"),
         )
     return evidence
 
@@ -255,6 +255,7 @@ def post_job(deployment: Deployment, body: dict[str, Any]) -> str:
 def gather(
     deployment: Deployment,
     folder: Path,
+    *,
     notes: list[str],
     injected: Sequence[Injected],
     planted: bytes,

@@ -44,7 +44,8 @@ COVERED = {
     "F11": "tests/unit/worker/finetune/test_resume.py::test_a_full_disk_costs_the_checkpoint_and_not_the_run",
     "F12": "tests/unit/worker/finetune/test_program.py::test_a_failure_is_one_typed_event_and_exit_code_1",
     "F16": "tests/e2e/test_hostile_suspects.py::test_a_slow_host_can_not_stretch_an_audit_beyond_its_time",
-    "F17": "tests/e2e/test_hostile_suspects.py::test_a_host_that_gives_no_answer_is_inconclusive_for_that_reason",
+    "F17": "tests/e2e/test_hostile_suspects.py::"
+    "test_a_host_that_gives_no_answer_is_inconclusive_for_that_reason",
     "F18": "tests/integration/service/test_audit.py::"
     "test_a_worker_killed_in_the_middle_is_followed_by_one_that_asks_nothing_twice",
     "F19": "tests/integration/service/test_bundle.py::test_a_strangers_or_a_replayed_stamp_is_not_kept",

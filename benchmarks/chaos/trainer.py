@@ -1,9 +1,9 @@
 """Stands in for ``worker.finetune`` at the process edge, so that hundreds of jobs fit into minutes.
 
 It speaks the real trainer's contract: configuration, dataset by descriptor, JSON lines, checkpoints, adapter
-files. What it "learns" is a chain of digests over the dataset, one link a step: a run that was killed and went
-on from its checkpoints must end with the very bytes of one that was not. A job on the model `REAL_MODEL` is
-not played: the process becomes the real trainer.
+files. What it "learns" is a chain of digests over the dataset, one link a step: a run that was killed and
+went on from its checkpoints must end with the very bytes of one that was not. A job on the model `REAL_MODEL`
+is not played: the process becomes the real trainer.
 
 A dataset can ask for a fault with the word ``chaos-act:NAME`` in a row.
 """

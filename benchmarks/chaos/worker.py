@@ -1,10 +1,10 @@
-"""The product's Celery worker, ``python -m benchmarks.chaos.worker <arguments of celery>``, with three changes
-made before it starts:
+"""The product's Celery worker, ``python -m benchmarks.chaos.worker <arguments of celery>``, with three
+changes made before it starts:
 
 - its clock (`time.time`) is off by CHAOS_CLOCK_SECONDS, as after a bad NTP step;
 - training processes are started through `benchmarks.chaos.trainer`;
-- every transaction of a run says which run it is (the setting ``chaos.run``), for the observer in the database
-  (`benchmarks.chaos.observer`), which does not have to believe the product's own fence.
+- every transaction of a run says which run it is (the setting ``chaos.run``), for the observer in the
+  database (`benchmarks.chaos.observer`), which does not have to believe the product's own fence.
 """
 
 from __future__ import annotations
