@@ -3,8 +3,8 @@
 After a broker's restart a Celery worker has more than once been left so (celery#8030, #9054, #10205): its
 process, its event loop and its connection were fine, and nothing was consumed until somebody restarted it. No
 ping shows that. What shows it is a bell: an idle worker that sees rows waiting rings for the oldest itself,
-on a connection of its own. If the broker takes the message, rows go on waiting, and for a while no message at
-all reaches this worker, then it is deaf.
+on a connection of its own. If the broker takes its messages, rows go on waiting, and for a while no message
+at all reaches this worker, then it is deaf.
 
 A broker or a database that is away proves nothing, and nothing is done then. Nor while a task runs.
 """
@@ -57,7 +57,7 @@ class Watchdog:
         self._messages = 0
         self._messages_at_ring = 0
         self._looks = 0
-        """since its own bell rang; 0: it did not"""
+        """at which its own bell rang, since a message was last heard"""
 
     def heard(self) -> None:
         """A message has reached the worker."""
@@ -77,11 +77,10 @@ class Watchdog:
             waiting = self._oldest_waiting()
             if waiting is None:
                 self._looks = 0
-            elif self._looks:
-                self._looks += 1
             else:
+                # At each look: the broker may have lost what it took at the one before.
                 self._ring(*waiting)
-                self._looks = 1
+                self._looks += 1
         except (SQLAlchemyError, DispatchError):
             self._looks = 0
         return self.unheard_seconds > self._patience_seconds

@@ -63,7 +63,7 @@ def _chaos(folder: Path, tiny: Path, options: argparse.Namespace) -> dict[str, A
     chosen = run.Options(
         seed=options.seed, jobs=10_000 if options.for_seconds else options.jobs, real=options.real,
         clients=options.clients, lease_seconds=options.lease, pace_seconds=options.pace,
-        for_seconds=options.for_seconds,
+        for_seconds=options.for_seconds, kills_only=options.kills_only,
     )  # fmt: skip
     started = time.monotonic()
     with _bar() as show:
@@ -172,6 +172,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pace", type=float, default=2.5, help="mean seconds between two faults")
     parser.add_argument("--lease", type=int, default=10, help="seconds")
     parser.add_argument("--for", dest="for_seconds", type=float, metavar="SECONDS", help="instead of --jobs")
+    parser.add_argument("--kills-only", action="store_true", help="leave out the faults that last")
     parser.add_argument("--only", choices=["broker-wiped"], help="one fault, measured")
     parser.add_argument("--repeats", type=int, default=3, help="of each wipe, with --only")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder for everything")

@@ -25,8 +25,9 @@ from evidence.log.note import PublicKey
 from evidence.steps import Status
 from service.jobs.lifecycle import TERMINAL, TRANSITIONS, JobStatus
 
-COMMIT_SECONDS = 5.0
-"""A row is seen by others at its commit, which may be so much later than the write that the observer saw."""
+COMMIT_SECONDS = 15.0
+"""A row is seen by others at its commit, which may be so much later than the write that the observer saw: a
+worker can be stopped in between, until the database ends its transaction (after 10 s)."""
 CLOCK_SECONDS = 0.05
 WEIGHTS = "adapter_model.safetensors"
 SHOWN = 5

@@ -34,7 +34,6 @@ from cli.stack import postgres, valkey
 from cli.stack.checks import AnswersHttp, TouchesFile
 from cli.stack.child import Child
 from cli.stack.home import Home, ensure_secrets, prepare
-from cli.stack.launch import launcher
 from cli.stack.plan import METRICS_VARIABLE, READY_FILE_VARIABLE, ChildSpec, Site, build_plan
 from cli.stack.ports import HOST, PortClaims
 from cli.stack.privileges import postgres_privileges
@@ -256,14 +255,11 @@ class Deployment:
                     "REDIS_URL": valkey.url(self._proxy_dir),
                 }
             own[CATATONIC_VARIABLE] = str(self.catatonic_file)
+            changed = {"celery": "benchmarks.chaos.worker", "train@%h": f"{name}@%h"}
             wanted[name] = replace(
                 plan["worker-train"],
                 name=name,
-                command=(
-                    *launcher(signal.SIGKILL), sys.executable, "-P", "-m", "benchmarks.chaos.worker",
-                    "-q", "-A", "worker.app", "worker", "-Q", "train", "-c", "1", "-n", f"{name}@%h",
-                    "--loglevel", "WARNING",
-                ),
+                command=tuple(changed.get(part, part) for part in plan["worker-train"].command),
                 environment={**plan["worker-train"].environment, **own},
                 ready=TouchesFile(path=ready),
             )  # fmt: skip

@@ -31,6 +31,23 @@ HANG_SECONDS = 6.0
 FILE_LIMIT_BYTES = 64 * 1024
 BIG_UPLOAD_ROWS = 20_000
 
+LASTING = frozenset(
+    {
+        "worker stopped beyond its lease, then continued",
+        "five restarts of Valkey in a row",
+        "both workers catatonic",
+        "Valkey hangs",
+        "Valkey out of memory",
+        "no room for an upload",
+        "migrations upgraded under load",
+        "worker cut off from Postgres",
+        "worker half-open to Postgres",
+        "worker cut off from Valkey",
+        "worker half-open to Valkey",
+    }
+)
+"""Faults that take seconds themselves."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injected:
@@ -53,6 +70,7 @@ class Nemesis:
     token: str
     pace_seconds: float
     over: threading.Event
+    kills_only: bool = False
     known_jobs: list[str] = field(default_factory=list)
     injected: list[Injected] = field(default_factory=list)
     failure: BaseException | None = None
@@ -77,7 +95,8 @@ class Nemesis:
             )
 
     def _order(self) -> list[tuple[str, str, Callable[[], str | None]]]:
-        faults = self.faults()
+        lasting = LASTING if self.kills_only else frozenset()
+        faults = [fault for fault in self.faults() if fault[1] not in lasting]
         once = [(fault, name, action) for fault, name, _, action in faults]
         self.draw.shuffle(once)
         drawn = self.draw.choices(faults, weights=[weight for _, _, weight, _ in faults], k=20_000)

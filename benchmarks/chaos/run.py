@@ -46,6 +46,8 @@ class Options:
     lease_seconds: int
     pace_seconds: float
     for_seconds: float | None = None
+    kills_only: bool = False
+    """leave out the faults that last"""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ def chaos(
             token=deployment.owner_key,
             pace_seconds=options.pace_seconds,
             over=threading.Event(),
+            kills_only=options.kills_only,
         )
         on_start(progress)
         work = _Work(deployment, shop, history, options, draw, progress)

@@ -20,6 +20,8 @@ STATEMENT_TIMEOUT_MS = 15_000
 LOCK_TIMEOUT_MS = 5_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 """A transaction never spans network, disk or GPU work, so a minute of silence inside one is a bug."""
+WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS = 10_000
+"""A worker that is stopped in the middle of one keeps its locks, the log's among them, while others wait."""
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_SIZE = 10
 POOL_OVERFLOW = 10
@@ -28,13 +30,15 @@ IDLE_SECONDS = 1.0
 """A connection that was used more recently is taken as it is."""
 
 
-def _connect_args(application_name: str) -> dict[str, Any]:
+def _connect_args(
+    application_name: str, *, idle_in_transaction_ms: int = IDLE_IN_TRANSACTION_TIMEOUT_MS
+) -> dict[str, Any]:
     return {
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "options": (
             f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
-            f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS}"
+            f" -c idle_in_transaction_session_timeout={idle_in_transaction_ms}"
         ),
     }
 
@@ -81,7 +85,9 @@ def sync_engine(settings: Settings, *, application_name: str = "doublei-worker")
         settings.database_url.get_secret_value(),
         poolclass=NullPool,
         hide_parameters=True,
-        connect_args=_connect_args(application_name),
+        connect_args=_connect_args(
+            application_name, idle_in_transaction_ms=WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS
+        ),
     )
 
 

@@ -1,0 +1,39 @@
+"""A short run of benchmarks/chaos: some tens of kills among some tens of jobs, and every invariant holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.checker import check
+from benchmarks.chaos.run import Options, chaos, make_tiny_model
+from benchmarks.chaos.trainer import REAL_MODEL
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+OPTIONS = Options(
+    seed=20,
+    jobs=40,
+    real=1,
+    clients=3,
+    lease_seconds=6,
+    pace_seconds=0.5,
+    kills_only=True,
+)
+KILLS = 20
+
+
+def test_no_job_is_lost_or_done_twice_while_everything_is_killed(tmp_path: Path) -> None:
+    """API, workers, trainers, Postgres and Valkey, in an order that the seed gives."""
+    evidence = chaos(tmp_path, make_tiny_model(tmp_path / "model"), OPTIONS, on_start=lambda progress: None)
+    broken = {
+        verdict.invariant: verdict.violations[:5] or "nothing of its kind was seen"
+        for verdict in check(evidence)
+        if not verdict.holds
+    }
+    assert not broken, f"seed {OPTIONS.seed}"
+    assert len(evidence.jobs) == OPTIONS.jobs
+    assert len(evidence.injected) >= KILLS
+    assert {one["fault"] for one in evidence.injected} >= {"F1", "F2", "F5", "F7", "F15"}
+    assert any(job.base_model == REAL_MODEL for job in evidence.jobs)
