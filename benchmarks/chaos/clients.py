@@ -31,7 +31,7 @@ SEED = 7
 """of every job, so that the same data must give the same bytes"""
 
 SHARES = {
-    "played": 0.80, "marked": 0.10, "kill-trainer": 0.03, "kill-worker": 0.01, "out-of-memory": 0.02,
+    "played": 0.77, "marked": 0.10, "long": 0.03, "kill-trainer": 0.03, "kill-worker": 0.01, "out-of-memory": 0.02,
     "disk-full": 0.02, "device-lost": 0.02,
 }  # fmt: skip
 """What the jobs are; a number of real trainings comes on top."""
@@ -179,11 +179,12 @@ def _outcome(http: int | None, answer: Any) -> Outcome:
     return Outcome.fail
 
 
-def orders(jobs: int, real: int, draw: random.Random) -> list[str]:
-    """What the jobs are to be, in the order in which they come; each kind that goes wrong at least once."""
-    faulty = [act for act in SHARES if act not in ("played", "marked")]
-    drawn = draw.choices(list(SHARES), weights=list(SHARES.values()), k=max(0, jobs - real - len(faulty)))
-    all_of_them = [*faulty, *drawn, *["real"] * real][:jobs]
+def orders(jobs: int, real: int, draw: random.Random, *, long: bool) -> list[str]:
+    """What the jobs are to be, in the order in which they come; each kind but the plain at least once."""
+    shares = {act: share for act, share in SHARES.items() if long or act != "long"}
+    once = [act for act in shares if act not in ("played", "marked")]
+    drawn = draw.choices(list(shares), weights=list(shares.values()), k=max(0, jobs - real - len(once)))
+    all_of_them = [*once, *drawn, *["real"] * real][:jobs]
     draw.shuffle(all_of_them)
     return all_of_them
 

@@ -159,8 +159,9 @@ class Nemesis:
         return "asked to end" if self.deployment.signal(self.draw.choice(WORKERS), signal.SIGTERM) else None
 
     def freeze_worker(self) -> str | None:
-        """A zombie: when it wakes up its job is somebody else's."""
-        family = self.deployment.family(self.draw.choice(WORKERS))
+        """A zombie: when it wakes up its job is somebody else's. A worker that trains, if one does."""
+        families = [self.deployment.family(name) for name in WORKERS]
+        family = max(families, key=len)
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for process in family:
                 with suppress(psutil.Error):

@@ -47,7 +47,7 @@ class Options:
     pace_seconds: float
     for_seconds: float | None = None
     kills_only: bool = False
-    """leave out the faults that last"""
+    """leave out the faults that last, and the jobs that do"""
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class _Work:
         self._progress = progress
         self._deadline = None if options.for_seconds is None else time.monotonic() + options.for_seconds
         self.over = threading.Event()
-        self._orders = self._hand_out(orders(options.jobs, options.real, draw))
+        self._orders = self._hand_out(orders(options.jobs, options.real, draw, long=not options.kills_only))
         self._lock = threading.Lock()
         clients = [
             Client(

@@ -25,6 +25,8 @@ REAL_MODEL = "tiny-real"
 
 STEPS = 6
 STEP_SECONDS = 0.06
+LONG_STEP_SECONDS = 2.5
+"""of a job that is to be running still when a worker that was stopped beyond its lease wakes up"""
 
 _ACT = re.compile(rb"chaos-act:([a-z-]+)")
 
@@ -117,7 +119,7 @@ def main() -> None:
         first = step + 1
         say("resumed", step=step, total_steps=STEPS, file=name)
     for step in range(first, STEPS + 1):
-        time.sleep(STEP_SECONDS)
+        time.sleep(LONG_STEP_SECONDS if act == "long" else STEP_SECONDS)
         misbehave(act, step)
         value = link(value, step)
         say("step", step=step, total_steps=STEPS, epoch=1, loss=1.0 / step, learning_rate=1e-3,
