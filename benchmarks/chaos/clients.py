@@ -31,8 +31,8 @@ SEED = 7
 """of every job, so that the same data must give the same bytes"""
 
 SHARES = {
-    "played": 0.77, "marked": 0.10, "long": 0.03, "kill-trainer": 0.03, "kill-worker": 0.01, "out-of-memory": 0.02,
-    "disk-full": 0.02, "device-lost": 0.02,
+    "played": 0.77, "marked": 0.10, "long": 0.03, "kill-trainer": 0.03, "kill-worker": 0.01,
+    "out-of-memory": 0.02, "disk-full": 0.02, "device-lost": 0.02,
 }  # fmt: skip
 """What the jobs are; a number of real trainings comes on top."""
 
