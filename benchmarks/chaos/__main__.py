@@ -105,8 +105,6 @@ def _chaos(folder: Path, tiny: Path, options: argparse.Namespace) -> dict[str, A
 
 def _wiped(folder: Path, tiny: Path, options: argparse.Namespace) -> dict[str, Any]:
     outcome = wiped.measure(folder, tiny, seed=options.seed, repeats=options.repeats)
-    for one in outcome.wipes:
-        print(f"{one.name}: {one.waiting} jobs waited, the next taken after {one.seconds:.1f} s", flush=True)
     print(f"{outcome.jobs} jobs, {outcome.succeeded} succeeded; bar {wiped.BAR_SECONDS:.0f} s")
     return asdict(outcome) | {"seed": options.seed, "ok": outcome.ok}
 

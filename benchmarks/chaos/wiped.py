@@ -21,7 +21,7 @@ from benchmarks.chaos.run import open_shop, post_job
 BAR_SECONDS = 30.0
 LEASE_SECONDS = 30
 """The product's own."""
-JOBS_EACH = 12
+JOBS_EACH = 8
 PATIENCE_SECONDS = 120.0
 HELD_MESSAGES = len(WORKERS)
 """that survive in the workers themselves"""
@@ -76,9 +76,11 @@ def measure(folder: Path, tiny: Path, *, seed: int, repeats: int) -> Outcome:
             ("FLUSHALL", nemesis.flush_valkey),
         )
         shop = open_shop(deployment, random.Random(seed).randbytes(32))
-        wipes = [
-            _wipe(deployment, shop.files["played"], name, way) for _ in range(repeats) for name, way in ways
-        ]
+        wipes = []
+        for name, way in ways * repeats:
+            wipes.append(_wipe(deployment, shop.files["played"], name, way))
+            one = wipes[-1]
+            print(f"{name}: {one.waiting} jobs waited, the next taken after {one.seconds:.1f} s", flush=True)
         with deployment.connect() as connection:
             found = connection.execute(
                 "SELECT count(*), count(*) FILTER (WHERE status = 'succeeded') FROM jobs"
