@@ -58,7 +58,6 @@ class Progress:
     ended: dict[str, str] = field(default_factory=dict)
     submitted: list[str] = field(default_factory=list)
     nemesis: Nemesis | None = None
-    calm: bool = False
 
 
 def chaos(
@@ -94,12 +93,13 @@ def chaos(
             thread.start()
         try:
             work.wait_until_little_is_left()
-        finally:
             nemesis.over.set()
             attack.join()
-        progress.calm = True
-        work.wait_until_nothing_is_left(CALM_SECONDS)
-        notes.stop()
+            work.wait_until_nothing_is_left(CALM_SECONDS)
+        finally:
+            nemesis.over.set()
+            work.over.set()
+            notes.stop()
         if nemesis.failure is not None:
             raise RuntimeError(f"the nemesis failed, seed {options.seed}") from nemesis.failure
         history.close()
