@@ -30,6 +30,8 @@ from service.dispatch import Dispatcher, DispatchError, TaskName, broker_transpo
 HANG_SECONDS = 6.0
 FILE_LIMIT_BYTES = 64 * 1024
 BIG_UPLOAD_ROWS = 20_000
+WHILE_STARTING = 0.1
+"""How often a process is hit that may not be up yet."""
 
 LASTING = frozenset(
     {
@@ -147,8 +149,8 @@ class Nemesis:
 
     def kill_worker(self) -> str | None:
         """As when its machine is lost, though the kernel stays."""
-        name = self.draw.choice(WORKERS)
-        family = self.deployment.family(name)
+        name = self._victim(*WORKERS)
+        family = self.deployment.family(name) if name else []
         for process in family:
             with suppress(psutil.Error):
                 process.kill()
@@ -156,7 +158,7 @@ class Nemesis:
 
     def terminate_worker(self) -> str | None:
         """It hands its job back."""
-        return "asked to end" if self.deployment.signal(self.draw.choice(WORKERS), signal.SIGTERM) else None
+        return "asked to end" if self._hit(signal.SIGTERM, *WORKERS) else None
 
     def freeze_worker(self) -> str | None:
         """A zombie: when it wakes up its job is somebody else's. A worker that trains, if one does."""
@@ -172,7 +174,7 @@ class Nemesis:
 
     def kill_valkey(self) -> str | None:
         """Up to a second of its messages is lost."""
-        return "killed" if self.deployment.signal("valkey", signal.SIGKILL) else None
+        return "killed" if self._hit(signal.SIGKILL, "valkey") else None
 
     def wipe_valkey(self) -> str | None:
         """A broker that comes back with nothing."""
@@ -234,11 +236,11 @@ class Nemesis:
 
     def kill_postgres(self) -> str | None:
         """The postmaster; its backends follow."""
-        return "killed" if self.deployment.signal("postgres", signal.SIGKILL) else None
+        return "killed" if self._hit(signal.SIGKILL, "postgres") else None
 
     def quit_postgres(self) -> str | None:
         """pg_ctl stop -m immediate."""
-        return "stopped" if self.deployment.signal("postgres", signal.SIGQUIT) else None
+        return "stopped" if self._hit(signal.SIGQUIT, "postgres") else None
 
     def terminate_backends(self) -> str | None:
         """Every connection of everybody, a few times a second."""
@@ -255,7 +257,7 @@ class Nemesis:
 
     def kill_api(self) -> str | None:
         """With requests and a reaper's pass under way."""
-        return "killed" if self.deployment.signal(self.draw.choice(APIS), signal.SIGKILL) else None
+        return "killed" if self._hit(signal.SIGKILL, *APIS) else None
 
     def kill_api_in_upload(self) -> str | None:
         """Then the same upload again, with the same Idempotency-Key, at the other API."""
@@ -299,6 +301,17 @@ class Nemesis:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
         file = self._upload_until_clear(url, content, key)
         return f"HTTP {refused}, then {'stored' if file else 'API away'}"
+
+    def _victim(self, *names: str) -> str | None:
+        """One that is ready; now and then one that is still starting. Were those killed as often, a slow
+        machine would never get to do anything else."""
+        ready = [name for name in names if self.deployment.is_ready(name)]
+        chosen = names if self.draw.random() < WHILE_STARTING else ready
+        return self.draw.choice(chosen) if chosen else None
+
+    def _hit(self, number: signal.Signals, *names: str) -> bool:
+        name = self._victim(*names)
+        return name is not None and self.deployment.signal(name, number)
 
     # Messages.
 
