@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,12 +75,14 @@ class Deployment:
         tiny_model: Path,
         lease_seconds: int,
         seed: int,
+        models: Sequence[str] = (PLAYED_MODEL, REAL_MODEL),
     ) -> None:
         self.home = Home(root=root)
         self.lease_seconds = lease_seconds
         self.deaths: Counter[str] = Counter()
         self.clock_errors: Counter[int] = Counter()
         self._tiny_model = tiny_model
+        self._models = tuple(models)
         self._extra: dict[str, str] = {}
         self.catatonic_file = root.with_name("catatonic")
         """while it is there, workers stop to take messages"""
@@ -221,7 +223,7 @@ class Deployment:
             "\n".join(
                 f'[models.{name}]\ntitle = "Tiny"\nlicence = "Apache-2.0"\nparameters = 70000\n'
                 f'sources = [{{ path = "{self._tiny_model}" }}]\n'
-                for name in (PLAYED_MODEL, REAL_MODEL)
+                for name in self._models
             )
         )
         return path
@@ -293,7 +295,7 @@ class Deployment:
             self._stop()
 
     def _fetch_weights(self, environment: Mapping[str, str]) -> None:
-        for model in (PLAYED_MODEL, REAL_MODEL):
+        for model in self._models:
             subprocess.run(
                 [sys.executable, "-m", "worker.weights", "fetch", model],
                 env=dict(environment), check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from benchmarks.chaos.deployment import APIS, WORKERS, Deployment
 from benchmarks.chaos.evidence import Evidence, LogEvidence, Secret, rows, survey
 from benchmarks.chaos.history import History
 from benchmarks.chaos.nemesis import Injected, Nemesis, upload
+from benchmarks.chaos.trainer import PLAYED_MODEL, REAL_MODEL
 from cli.stack.home import Home
 from evidence.log.note import Kind, Signer
 
@@ -71,7 +72,11 @@ def chaos(
     draw = random.Random(options.seed)
     (folder / "evidence").mkdir()
     with Deployment(
-        folder / "home", tiny_model=tiny_model, lease_seconds=options.lease_seconds, seed=options.seed
+        folder / "home",
+        tiny_model=tiny_model,
+        lease_seconds=options.lease_seconds,
+        seed=options.seed,
+        models=(PLAYED_MODEL, REAL_MODEL) if options.real else (PLAYED_MODEL,),
     ) as deployment:
         planted = secrets.token_bytes(32)
         shop = open_shop(deployment, planted)
