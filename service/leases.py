@@ -134,7 +134,7 @@ def reap_cancelled(table: LeasedTable, *, values: dict[str, Any] | None = None) 
     """End the expired rows whose cancellation was asked for. Returns (id)."""
     return (
         update(table)
-        .where(expired(table), table.cancel_requested.is_(True))
+        .where(reapable(table, table.cancel_requested.is_(True)))
         .values(
             status="cancelled",
             finished_at=func.clock_timestamp(),
@@ -152,7 +152,7 @@ def reap_exhausted(
     """Fail the expired rows that have no attempts left. Returns (id)."""
     return (
         update(table)
-        .where(expired(table), table.cancel_requested.is_(False), table.attempt >= table.max_attempts)
+        .where(reapable(table, table.cancel_requested.is_(False), table.attempt >= table.max_attempts))
         .values(
             status="failed",
             error=error,
@@ -169,7 +169,7 @@ def reap_expired(table: LeasedTable, *, values: dict[str, Any] | None = None) ->
     """Queue the expired rows that have attempts left. Returns (id)."""
     return (
         update(table)
-        .where(expired(table), table.cancel_requested.is_(False), table.attempt < table.max_attempts)
+        .where(reapable(table, table.cancel_requested.is_(False), table.attempt < table.max_attempts))
         .values(status="queued", lease_owner=None, lease_expires_at=None, progress=None, **(values or {}))
         .returning(table.id)
     )
@@ -194,6 +194,13 @@ def try_reaper_lock() -> Select[bool]:
 def expired(table: LeasedTable) -> ColumnElement[bool]:
     """Rows whose worker was lost."""
     return and_(table.status == "running", table.lease_expires_at < func.clock_timestamp())
+
+
+def reapable(table: LeasedTable, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Those of the expired rows that nobody is writing to. A worker that was stopped in the middle of a
+    transaction keeps its row locked; a pass that waited for it would reap nobody else's."""
+    free = select(table.id).where(expired(table), *conditions).with_for_update(skip_locked=True)
+    return table.id.in_(free)
 
 
 def _from_now(seconds: int) -> ColumnElement[Any]:

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     device_slots: int = Field(default=1, ge=1, le=64, alias="DOUBLEI_DEVICE_SLOTS")
     """How many trainings may share one GPU, or this machine's processors where there is none."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
+    watchdog_seconds: float = Field(default=12.0, ge=0, alias="DOUBLEI_WATCHDOG_SECONDS")
+    """After so long an idle worker that hears no message while rows wait ends itself; 0: never."""
     metrics_address: str = Field(default="", alias="DOUBLEI_METRICS_ADDRESS")
     """host:port where this process shows its metrics; empty: nowhere. Each process needs its own."""
     metrics_token_file: Path | None = Field(default=None, alias="DOUBLEI_METRICS_TOKEN_FILE")

@@ -17,6 +17,7 @@ from typing import Any
 
 from billiard.process import current_process
 from celery import Celery, signals
+from celery.worker import state
 
 from service import logs
 from service.dispatch import TASK_ROUTES, broker_transport_options
@@ -25,6 +26,7 @@ from service.settings import Settings, load_settings
 from worker.child import die_with_parent
 from worker.record.engine import Workplace, open_workplace
 from worker.tasks import TASKS
+from worker.watchdog import EXIT_STATUS, Watchdog, watchdog
 
 
 class ShutdownFlag:
@@ -63,6 +65,46 @@ class Places:
         return self._place
 
 
+class Watch:
+    """The watchdog of this worker's main process: begun once it takes messages."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._watchdog: Watchdog | None = None
+        self.at_exit: list[Callable[[], None]] = []
+        """what is to be tidied up when the process ends without Python's own ending"""
+
+    def unheard_seconds(self) -> float:
+        """See `Watchdog.unheard_seconds`."""
+        return 0.0 if self._watchdog is None else self._watchdog.unheard_seconds
+
+    def connect(self) -> None:
+        """Begin with Celery's announcement."""
+        if self._settings.watchdog_seconds:
+            signals.worker_ready.connect(self._begin, weak=False)
+            signals.task_received.connect(self._heard, weak=False)
+
+    def _begin(self, sender: Any, **_: Any) -> None:
+        def is_busy() -> bool:
+            return len(state.active_requests) > 0
+
+        self._watchdog = watchdog(
+            self._settings, is_busy=is_busy, queues=set(sender.app.amqp.queues.consume_from)
+        )
+        self._watchdog.start(self._end)
+
+    def _heard(self, **_: Any) -> None:
+        if self._watchdog is not None:
+            self._watchdog.heard()
+
+    def _end(self, unheard_seconds: float) -> None:
+        """Not by Celery's own way: nobody knows what its event loop still does. There is nothing to hand
+        back, and the kernel ends the forks."""
+        for tidy in self.at_exit:
+            tidy()
+        os._exit(EXIT_STATUS)
+
+
 def create_app(settings: Settings) -> Celery:
     """An application that serves every task the service may ring."""
     app = Celery("doublei", broker=settings.redis_url.get_secret_value())
@@ -88,13 +130,15 @@ def create_app(settings: Settings) -> Celery:
         worker_proc_alive_timeout=60.0,
     )
     flag = ShutdownFlag()
-    _show_metrics(settings, flag)
+    watch = Watch(settings)
+    _show_metrics(settings, flag, watch)
     places = Places(settings, flag)
     for name, function in TASKS.items():
         app.task(_in_place(function, places), name=name.value, ignore_result=True)
     _connect_signals(places, flag)
+    watch.connect()
     if settings.ready_file is not None:
-        _announce_ready(settings.ready_file)
+        _announce_ready(settings.ready_file, watch)
     return app
 
 
@@ -125,7 +169,7 @@ def _connect_signals(places: Places, flag: ShutdownFlag) -> None:
     signals.setup_logging.connect(set_up_logs, weak=False)
 
 
-def _announce_ready(file: Path) -> None:
+def _announce_ready(file: Path, watch: Watch) -> None:
     """The file is there while messages are taken."""
 
     def ready(**_: Any) -> None:
@@ -136,9 +180,10 @@ def _announce_ready(file: Path) -> None:
 
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
+    watch.at_exit.append(stopping)
 
 
-def _show_metrics(settings: Settings, flag: ShutdownFlag) -> None:
+def _show_metrics(settings: Settings, flag: ShutdownFlag, watch: Watch) -> None:
     """The forks count in a folder, the main process shows the sums."""
     if settings.metrics_host_port is None:
         return
@@ -151,7 +196,11 @@ def _show_metrics(settings: Settings, flag: ShutdownFlag) -> None:
         from worker.metrics import worker_registry
         from worker.readiness import readiness
 
-        open_door(settings, worker_registry(folder), readiness(settings, shutting_down=flag))
+        open_door(
+            settings,
+            worker_registry(folder, unheard_seconds=watch.unheard_seconds),
+            readiness(settings, shutting_down=flag, unheard_seconds=watch.unheard_seconds),
+        )
 
     def remove() -> None:
         if os.getpid() == main:
@@ -159,6 +208,7 @@ def _show_metrics(settings: Settings, flag: ShutdownFlag) -> None:
 
     signals.worker_ready.connect(ready, weak=False)
     atexit.register(remove)
+    watch.at_exit.append(remove)
 
 
 app = create_app(load_settings())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -55,13 +55,30 @@ class WorkMetrics:
         self._probes.labels(known).inc()
 
 
-def worker_registry(folder: Path) -> CollectorRegistry:
-    """What the main process shows: the sums over the forks, itself, and the devices."""
+def worker_registry(folder: Path, *, unheard_seconds: Callable[[], float]) -> CollectorRegistry:
+    """What the main process shows: the sums over the forks, itself, the devices, its watchdog's finding."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)
     registry.register(DeviceCollector())
+    registry.register(UnheardCollector(unheard_seconds))
     return registry
+
+
+class UnheardCollector(Collector):
+    """What the main process's watchdog finds. Not a Gauge: that would be every fork's."""
+
+    def __init__(self, unheard_seconds: Callable[[], float]) -> None:
+        self._unheard_seconds = unheard_seconds
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample."""
+        unheard = GaugeMetricFamily(
+            "doublei_worker_unheard_seconds",
+            "For how long this worker has been idle and has not heard its own bell, while rows wait",
+        )
+        unheard.add_metric((), self._unheard_seconds())
+        yield unheard
 
 
 class DeviceCollector(Collector):

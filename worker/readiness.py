@@ -15,9 +15,13 @@ from service.db.engine import sync_engine
 from service.settings import Settings
 
 BROKER_TIMEOUT_SECONDS = 1.0
+UNHEARD_SECONDS = 5.0
+"""A healthy worker hears its own bell in milliseconds."""
 
 
-def readiness(settings: Settings, *, shutting_down: Callable[[], bool]) -> Callable[[], Mapping[str, str]]:
+def readiness(
+    settings: Settings, *, shutting_down: Callable[[], bool], unheard_seconds: Callable[[], float]
+) -> Callable[[], Mapping[str, str]]:
     """A function that looks: at the database and its schema, the broker that messages come from, and whether
     the worker still takes any."""
     engine = sync_engine(settings, application_name="doublei-readiness")
@@ -26,8 +30,13 @@ def readiness(settings: Settings, *, shutting_down: Callable[[], bool]) -> Calla
         return {
             "database": _database(engine),
             "broker": _broker(settings),
-            "consuming": "shutting down" if shutting_down() else "ok",
+            "consuming": consuming(),
         }
+
+    def consuming() -> str:
+        if shutting_down():
+            return "shutting down"
+        return "hears no message" if unheard_seconds() > UNHEARD_SECONDS else "ok"
 
     return look
 

@@ -4,8 +4,9 @@ is somebody else's or nobody's: the message then means nothing."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 
@@ -17,10 +18,13 @@ from service.logs import frames
 from worker.errors import LeaseLost, RecordsAway, of_exception
 from worker.record.engine import Workplace
 from worker.record.jobs import JobRun
+from worker.record.outage import persist
 from worker.record.outcome import status_of
 from worker.training import record_failure, train
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 INTERNAL_ERROR = failures.record("internal_error")
 """Of an audit; a job says more."""
@@ -28,7 +32,7 @@ INTERNAL_ERROR = failures.record("internal_error")
 
 def finetune_run(place: Workplace, job_id: str) -> None:
     """Run a fine-tuning job, if this worker gets it."""
-    run = JobRun.claim(place, job_id)
+    run = _claim(place, JobRun.claim, job_id)
     if run is None:
         log.info("job.not_claimed", job_id=job_id)
         return
@@ -62,7 +66,7 @@ def verify_run(place: Workplace, verification_id: str) -> None:
     from worker.auditing import audit
     from worker.record.verifications import VerificationRun
 
-    run = VerificationRun.claim(place, verification_id)
+    run = _claim(place, VerificationRun.claim, verification_id)
     if run is None:
         log.info("verification.not_claimed", verification_id=verification_id)
         return
@@ -81,6 +85,20 @@ def verify_run(place: Workplace, verification_id: str) -> None:
             run.fail(INTERNAL_ERROR)
         else:
             log.info("verification.left")
+
+
+def _claim(place: Workplace, claim: Callable[[Workplace, str], T | None], row_id: str) -> T | None:
+    """The row, if this worker gets it. While the database is away this waits, with one message in its hands:
+    a worker that alone is cut off from it would otherwise take message after message from those who are not.
+    """
+    try:
+        return persist(
+            lambda _: claim(place, row_id),
+            patience_seconds=place.settings.lease_seconds,
+            give_up=place.shutting_down,
+        )
+    except RecordsAway:
+        return None
 
 
 @contextmanager

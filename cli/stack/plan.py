@@ -19,6 +19,9 @@ from cli.stack.processes import CHILD_VARIABLE, STACK_VARIABLE
 from cli.stack.state import State
 
 BASE_MODEL = "smollm2-135m-instruct"
+ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+"""Workers of Celery talk to each other by default. Nobody listens here, and it has been part of how restarts
+of the broker left them deaf (celery#8030)."""
 READY_FILE_VARIABLE = "DOUBLEI_READY_FILE"
 METRICS_VARIABLE = "DOUBLEI_METRICS_ADDRESS"
 _PATH_VARIABLES = (
@@ -231,7 +234,7 @@ def _worker(
         name=name,
         command=_python(
             "celery", "-q", "-A", "worker.app", "worker", "-Q", queue, "-c", str(concurrency),
-            "-n", f"{queue}@%h", "--loglevel", "WARNING",
+            "-n", f"{queue}@%h", "--loglevel", "WARNING", *ALONE,
         ),
         environment=_environment(site, name)
         | {READY_FILE_VARIABLE: str(ready_file), METRICS_VARIABLE: f"{HOST}:{metrics_port}"},

@@ -21,6 +21,8 @@ STATEMENT_TIMEOUT_MS = 15_000
 LOCK_TIMEOUT_MS = 5_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 """A transaction never spans network, disk or GPU work, so a minute of silence inside one is a bug."""
+WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS = 10_000
+"""A worker that is stopped in the middle of one keeps its locks, the log's among them, while others wait."""
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_SIZE = 10
 POOL_OVERFLOW = 10
@@ -29,13 +31,15 @@ IDLE_SECONDS = 1.0
 """A connection that was used more recently is taken as it is."""
 
 
-def _connect_args(application_name: str) -> dict[str, Any]:
+def _connect_args(
+    application_name: str, *, idle_in_transaction_ms: int = IDLE_IN_TRANSACTION_TIMEOUT_MS
+) -> dict[str, Any]:
     return {
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "options": (
             f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
-            f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS}"
+            f" -c idle_in_transaction_session_timeout={idle_in_transaction_ms}"
         ),
     }
 
@@ -79,7 +83,8 @@ def sync_engine(
     most statements; one that lay idle is replaced unasked, so after long work, a restart or a cut network
     everything begins on a new connection, as without. For a process that is not forked afterwards.
     """
-    url, arguments = settings.database_url.get_secret_value(), _connect_args(application_name)
+    url = settings.database_url.get_secret_value()
+    arguments = _connect_args(application_name, idle_in_transaction_ms=WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS)
     if not bursts:
         return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
     engine = create_engine(

@@ -166,18 +166,22 @@ def request_pause(job_id: str) -> Update:
 def pause_held(job_id: str, *, epoch: int) -> Update:
     """Leave the job as its owner asked; the attempt does not count. Returns (id), or no row: the lease is
     lost, the pause was taken back, or a cancellation was asked for."""
-    return _paused(leases.held(Job, job_id, epoch)).values(attempt=Job.attempt - 1)
+    held = leases.held(Job, job_id, epoch)
+    return _paused(held, *_PAUSE_ASKED).values(attempt=Job.attempt - 1)
 
 
 def reap_paused() -> Update:
     """Pause the expired rows whose owners asked for it and that may be tried again. Returns (id)."""
-    return _paused(leases.expired(Job)).where(Job.attempt < Job.max_attempts)
+    return _paused(leases.reapable(Job, *_PAUSE_ASKED, Job.attempt < Job.max_attempts))
 
 
-def _paused(condition: ColumnElement[bool]) -> Update:
+_PAUSE_ASKED = (Job.pause_requested.is_(True), Job.cancel_requested.is_(False))
+
+
+def _paused(*conditions: ColumnElement[bool]) -> Update:
     return (
         update(Job)
-        .where(condition, Job.pause_requested.is_(True), Job.cancel_requested.is_(False))
+        .where(*conditions)
         .values(status=JobStatus.paused, lease_owner=None, lease_expires_at=None, **NOT_RUNNING)
         .returning(Job.id)
     )

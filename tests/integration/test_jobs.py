@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service import leases, reaper
-from service.db.engine import async_engine, async_sessions
+from service.db.engine import (
+    LOCK_TIMEOUT_MS,
+    WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    async_engine,
+    async_sessions,
+)
 from service.db.models import Job, JobEvent
 from service.dispatch import TaskName
 from service.jobs import statements
@@ -201,6 +207,34 @@ class TestReaper:
         claim(deployment, job_id)
         await reaper.sweep(sessions)
         assert deployment.read(job_id).status == "running"
+
+    async def test_a_row_that_somebody_writes_to_holds_up_nobody_elses(
+        self, deployment: Any, sessions: Any
+    ) -> None:
+        """A worker that is stopped in the middle of a transaction keeps its row locked."""
+        held, lost = deployment.job(), deployment.job()
+        for job_id in (held, lost):
+            claim(deployment, job_id)
+            expire(deployment, job_id)
+        with deployment.sessions.begin() as session:
+            session.execute(statements.lock_while_held(held, epoch=1)).one()
+            started = time.monotonic()
+            await reaper.sweep(sessions)
+            assert time.monotonic() - started < LOCK_TIMEOUT_MS / 1000
+            assert deployment.read(lost).status == "queued"
+            assert deployment.read(held).status == "running"
+        await reaper.sweep(sessions)
+        assert deployment.read(held).status == "queued"
+
+    def test_a_worker_that_falls_silent_in_a_transaction_loses_it_soon(self, deployment: Any) -> None:
+        """Sooner than its lease ends, so that whoever waits for its locks goes on."""
+        with deployment.sessions() as session:
+            setting = session.scalar(
+                text(
+                    "SELECT setting::int FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'"
+                )
+            )
+        assert setting == WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS < LEASE_SECONDS * 1000
 
     async def test_no_attempts_left(self, deployment: Any, sessions: Any) -> None:
         """The job fails, with a complete error."""

@@ -539,6 +539,36 @@ class TestFailures:
         assert deployment.read(job_id).status == "succeeded"
         assert "Saving the adapter" in deployment.messages(job_id)
 
+    def test_a_worker_that_is_cut_off_from_the_database_keeps_the_message_it_has(
+        self, deployment: Any, fake_trainer: FakeTrainer, make_unreachable: Callable[[bool], None]
+    ) -> None:
+        """And takes no second one from workers that are not; with the database back it does the job."""
+        fake_trainer("good")
+        job_id = deployment.job()
+        make_unreachable(True)
+        thread = threading.Thread(target=finetune_run, args=(deployment.place(), job_id))
+        thread.start()
+        time.sleep(3)
+        assert thread.is_alive()
+        make_unreachable(False)
+        thread.join(20)
+        assert deployment.read(job_id).status == "succeeded"
+
+    def test_nor_does_it_wait_once_it_is_to_end(
+        self, deployment: Any, make_unreachable: Callable[[bool], None]
+    ) -> None:
+        """Nobody is kept from shutting it down; the row is rung for again."""
+        job_id = deployment.job()
+        make_unreachable(True)
+        thread = threading.Thread(target=finetune_run, args=(deployment.place(), job_id))
+        thread.start()
+        time.sleep(1)
+        deployment.shutting_down = True
+        thread.join(5)
+        assert not thread.is_alive()
+        make_unreachable(False)
+        assert deployment.read(job_id).status == "queued"
+
     def test_a_bug_fails_the_job_and_is_logged_without_its_text(
         self, deployment: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any
     ) -> None:

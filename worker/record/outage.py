@@ -19,12 +19,14 @@ T = TypeVar("T")
 PAUSE_SECONDS = 0.5
 
 
-def persist(write: Callable[[bool], T], *, patience_seconds: float) -> T:
+def persist(
+    write: Callable[[bool], T], *, patience_seconds: float, give_up: Callable[[], bool] = lambda: False
+) -> T:
     """Call `write` until it gets through; its argument says whether an earlier call may have got through
     without our hearing of it.
 
     Raises:
-        RecordsAway: the database stayed away for so long.
+        RecordsAway: the database stayed away for so long, or until it was time to `give_up`.
     """
     deadline = time.monotonic() + patience_seconds
     repeated = False
@@ -34,7 +36,7 @@ def persist(write: Callable[[bool], T], *, patience_seconds: float) -> T:
         except SQLAlchemyError as error:
             if not is_temporary(error):
                 raise
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or give_up():
                 raise RecordsAway(type(error).__name__) from None
             log.warning("records.away", error=type(error).__name__)
         repeated = True
