@@ -200,7 +200,8 @@ def _bar_cells(bench: Bench) -> list[Cell]:
     """Bars 2 to 5."""
     couples = pairs(5)
     standard, clean = couples[:2]
-    light, *papers = (Recipe(scheme=scheme) for scheme in (keyed(Strength.LIGHT), *paper_marks()[:3]))
+    light = Recipe(scheme=keyed(Strength.LIGHT))
+    papers = [Recipe(scheme=scheme) for scheme in paper_marks()[:3]]
     return [
         *validity.cells(bench, [light, *(one for one in couples if one.scheme.name != "clean")], 250),
         *robustness.cells(bench, [standard, light, *papers], robustness.bars()),
