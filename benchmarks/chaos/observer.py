@@ -43,9 +43,9 @@ _STATEMENTS = (
     CREATE FUNCTION chaos_saw_part() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE job text := CASE WHEN TG_OP = 'DELETE' THEN OLD.job_id ELSE NEW.job_id END;
     BEGIN
-        INSERT INTO chaos_writes (table_name, operation, job_id, writer, epoch)
-        VALUES (TG_TABLE_NAME, TG_OP, job, nullif(current_setting('chaos.run', true), ''),
-                (SELECT lease_epoch FROM jobs WHERE id = job));
+        INSERT INTO chaos_writes (table_name, operation, job_id, writer, epoch, status)
+        SELECT TG_TABLE_NAME, TG_OP, job, nullif(current_setting('chaos.run', true), ''), lease_epoch, status
+        FROM jobs WHERE id = job;
         RETURN NULL;
     END $$
     """,

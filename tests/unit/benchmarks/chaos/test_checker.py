@@ -240,6 +240,15 @@ def models(*more: ModelRow) -> Change:
     return lambda evidence: replace(evidence, models=[*evidence.models, *more])
 
 
+def forgotten(table: str, status: str) -> Write:
+    return replace(part(12, "a", table, 2, None), operation="DELETE", status=status)
+
+
+def test_what_an_ended_job_could_have_gone_on_from_may_be_forgotten() -> None:
+    for verdict in check(writes(forgotten("training_states", "succeeded"))(honest())):
+        assert verdict.holds, verdict.violations
+
+
 A, B = row("a", "succeeded", 2), row("b", "cancelled", 0)
 FLIPPED = [base64.b64encode(entry).decode() for entry in entries(9, salt="x")]
 LIES: list[tuple[str, str, Change]] = [
@@ -279,6 +288,8 @@ LIES: list[tuple[str, str, Change]] = [
     ),
     ("I3", "a run writes to another job", writes(part(12, "b", "job_events", 0, "a/2"))),
     ("I3", "nobody's checkpoint", writes(part(12, "a", "checkpoints", 2, None))),
+    ("I3", "what a job may go on from is forgotten", writes(forgotten("training_states", "queued"))),
+    ("I3", "a model is taken away", writes(forgotten("models", "succeeded"))),
     ("I4", "an end is taken back", writes(job_write(12, "a", ("succeeded", 2, 6), ("queued", 2, None)))),
     ("I4", "an end becomes another", writes(job_write(12, "b", ("cancelled", 0, None), ("failed", 0, None)))),
     (
