@@ -53,7 +53,9 @@ def main() -> int:
     ramp: list[Step] = []
     with running(workers=options.workers, mode=mode) as service:
         bench = _Bench(service, console)
-        bench.step("warming up", options.start, 5)
+        if bench.step("warming up", options.start, 5).lost:
+            print("throughput: jobs fail even one by one; nothing to measure", file=sys.stderr)
+            return 2
         if options.rate is not None:
             half = held = bench.step("holding", options.rate, 60 * options.minutes)
         else:

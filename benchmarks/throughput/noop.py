@@ -35,6 +35,7 @@ class InsideChild:
     """In the place of `worker.child.Child`: no process at all."""
 
     pid = 0
+    out_of_memory = False
 
     def __init__(
         self, module: str, arguments: Sequence[str], *, stderr_path: Path, inherit: Sequence[int] = ()
