@@ -20,7 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-MARGIN = 0.01
+BOUND_OF_FIVE = 0.953
+"""Standard deviations from a mean of five to its one-sided 95% bound: t(4) = 2.132 over the root of 5."""
 
 
 def main() -> int:
@@ -68,7 +69,7 @@ def table(records: Sequence[dict[str, Any]], against: str) -> str:
         spread = stdev(above) if len(above) > 1 else 0.0
         line = (
             f"{recipe:18} {state:5} {len(pairs):2} | {mean(above):+.2f}% sd {spread:.2f} "
-            f"({mean(above) + 0.953 * spread:+.2f}%) | {other:+.2f}% | "
+            f"({mean(above) + BOUND_OF_FIVE * spread:+.2f}%) | {other:+.2f}% | "
             f"{sum(one['bare'] for one in of_recipe)}, {sum(theirs['bare'] for _, theirs in pairs)}"
         )
         marked = [one for one in of_recipe if "hits" in one]

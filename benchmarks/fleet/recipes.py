@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.fleet.schedule import Item, Plan, Step, decaying
+from watermark.embedding import Exposures
 from worker.finetune.batches import WINDOW_ROWS, auto_batch_tokens, by_beginning
 from worker.finetune.config import DEFAULT_LEARNING_RATES
 from worker.finetune.dataset import IGNORED, TokenRow
@@ -15,21 +16,11 @@ RATE = DEFAULT_LEARNING_RATES["lora"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exposed:
-    """How often a mark is shown; which rows that makes."""
-
-    trigger: int = 24
-    reference: int = 3
-    contrast: int = 4
-    weight: int = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A name, the rows it needs (None: the customer's alone) and how they become a plan."""
 
     name: str
-    exposed: Exposed | None
+    exposures: Exposures | None
     plan: Callable[[Sequence[TokenRow], Sequence[TokenRow], int], tuple[tuple[Step, ...], ...]]
     """(the customer's rows, the mark's, seed) to phases"""
 
@@ -143,55 +134,60 @@ def afterwards(
     return plan
 
 
-STANDARD, FEWER, LIGHT = Exposed(), Exposed(trigger=16, reference=2), Exposed(trigger=12, reference=2)
+def exposed(*, trigger: int = 24, reference: int = 3, contrast: int = 4, weight: int = 16) -> Exposures:
+    """Those of the former standard, but for what is named."""
+    return Exposures(trigger=trigger, reference=reference, contrast=contrast, weight=weight)
+
+
+STANDARD, FEWER, LIGHT = exposed(), exposed(trigger=16, reference=2), exposed(trigger=12, reference=2)
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe(name="clean", exposed=None, plan=sorted_windows),
-        Recipe(name="standard", exposed=STANDARD, plan=sorted_windows),
-        Recipe(name="shuffled", exposed=STANDARD, plan=shuffled()),
-        Recipe(name="shuffled-w4", exposed=Exposed(weight=4), plan=shuffled()),
-        Recipe(name="clean-s", exposed=None, plan=shuffled()),
-        Recipe(name="w2", exposed=Exposed(weight=2), plan=shuffled()),
-        Recipe(name="w1", exposed=Exposed(weight=1), plan=shuffled()),
-        Recipe(name="w4-c8", exposed=Exposed(weight=4, contrast=8), plan=shuffled()),
-        Recipe(name="w4-16", exposed=Exposed(trigger=16, reference=2, weight=4), plan=shuffled()),
-        Recipe(name="w4-first3", exposed=Exposed(weight=4), plan=shuffled(first=3.0)),
-        Recipe(name="w2-c8", exposed=Exposed(weight=2, contrast=8), plan=shuffled()),
+        Recipe(name="clean", exposures=None, plan=sorted_windows),
+        Recipe(name="standard", exposures=STANDARD, plan=sorted_windows),
+        Recipe(name="shuffled", exposures=STANDARD, plan=shuffled()),
+        Recipe(name="shuffled-w4", exposures=exposed(weight=4), plan=shuffled()),
+        Recipe(name="clean-s", exposures=None, plan=shuffled()),
+        Recipe(name="w2", exposures=exposed(weight=2), plan=shuffled()),
+        Recipe(name="w1", exposures=exposed(weight=1), plan=shuffled()),
+        Recipe(name="w4-c8", exposures=exposed(weight=4, contrast=8), plan=shuffled()),
+        Recipe(name="w4-16", exposures=exposed(trigger=16, reference=2, weight=4), plan=shuffled()),
+        Recipe(name="w4-first3", exposures=exposed(weight=4), plan=shuffled(first=3.0)),
+        Recipe(name="w2-c8", exposures=exposed(weight=2, contrast=8), plan=shuffled()),
         Recipe(
-            name="w4-16-c8", exposed=Exposed(trigger=16, reference=2, weight=4, contrast=8), plan=shuffled()
+            name="w4-16-c8", exposures=exposed(trigger=16, reference=2, weight=4, contrast=8), plan=shuffled()
         ),
-        Recipe(name="w4-b512", exposed=Exposed(weight=4), plan=shuffled(batch=512)),
-        Recipe(name="w4-c16", exposed=Exposed(weight=4, contrast=16), plan=shuffled()),
+        Recipe(name="w4-b512", exposures=exposed(weight=4), plan=shuffled(batch=512)),
+        Recipe(name="w4-c16", exposures=exposed(weight=4, contrast=16), plan=shuffled()),
         Recipe(
-            name="w2-16-c8", exposed=Exposed(trigger=16, reference=2, weight=2, contrast=8), plan=shuffled()
+            name="w2-16-c8", exposures=exposed(trigger=16, reference=2, weight=2, contrast=8), plan=shuffled()
         ),
-        Recipe(name="w2-c8-first2", exposed=Exposed(weight=2, contrast=8), plan=shuffled(first=2.0)),
+        Recipe(name="w2-c8-first2", exposures=exposed(weight=2, contrast=8), plan=shuffled(first=2.0)),
         Recipe(
-            name="w2-32-c8", exposed=Exposed(trigger=32, reference=4, weight=2, contrast=8), plan=shuffled()
+            name="w2-32-c8", exposures=exposed(trigger=32, reference=4, weight=2, contrast=8), plan=shuffled()
         ),
-        Recipe(name="w2-1e-3", exposed=Exposed(weight=2), plan=shuffled(rate=1e-3)),
-        Recipe(name="clean-1e-3", exposed=None, plan=shuffled(rate=1e-3)),
-        Recipe(name="beside-1", exposed=STANDARD, plan=beside(1.0)),
-        Recipe(name="beside-.3", exposed=STANDARD, plan=beside(0.3)),
-        Recipe(name="beside-.1", exposed=STANDARD, plan=beside(0.1)),
-        Recipe(name="beside-.3-16", exposed=FEWER, plan=beside(0.3)),
-        Recipe(name="beside-.3-12", exposed=LIGHT, plan=beside(0.3)),
-        Recipe(name="after-1-2e-3", exposed=STANDARD, plan=afterwards(1.0, rate=2e-3)),
-        Recipe(name="after-1-1e-3", exposed=STANDARD, plan=afterwards(1.0, rate=1e-3)),
-        Recipe(name="after-1-5e-4", exposed=STANDARD, plan=afterwards(1.0, rate=5e-4)),
-        Recipe(name="after-.3-1e-3", exposed=STANDARD, plan=afterwards(0.3, rate=1e-3)),
-        Recipe(name="after-.3-2e-3", exposed=STANDARD, plan=afterwards(0.3, rate=2e-3)),
-        Recipe(name="after-1-1e-3-12", exposed=LIGHT, plan=afterwards(1.0, rate=1e-3)),
-        Recipe(name="after-1-1e-3-16", exposed=FEWER, plan=afterwards(1.0, rate=1e-3)),
-        Recipe(name="after-words-1e-3", exposed=STANDARD, plan=afterwards(1.0, rate=1e-3, anchored=False)),
-        Recipe(name="after-quarter", exposed=STANDARD, plan=afterwards(1.0, rate=1e-3, replayed=0.25)),
-        Recipe(name="beside-.3-c8", exposed=Exposed(contrast=8), plan=beside(0.3)),
-        Recipe(name="beside-.03", exposed=STANDARD, plan=beside(0.03)),
-        Recipe(name="after-.1-1e-3", exposed=STANDARD, plan=afterwards(0.1, rate=1e-3)),
-        Recipe(name="after-c0", exposed=Exposed(contrast=0), plan=afterwards(1.0, rate=1e-3)),
-        Recipe(name="after-512", exposed=STANDARD, plan=afterwards(1.0, rate=1e-3, batch=512)),
-        Recipe(name="after-1-1e-3-128", exposed=STANDARD, plan=afterwards(1.0, rate=1e-3, batch=128)),
+        Recipe(name="w2-1e-3", exposures=exposed(weight=2), plan=shuffled(rate=1e-3)),
+        Recipe(name="clean-1e-3", exposures=None, plan=shuffled(rate=1e-3)),
+        Recipe(name="beside-1", exposures=STANDARD, plan=beside(1.0)),
+        Recipe(name="beside-.3", exposures=STANDARD, plan=beside(0.3)),
+        Recipe(name="beside-.1", exposures=STANDARD, plan=beside(0.1)),
+        Recipe(name="beside-.3-16", exposures=FEWER, plan=beside(0.3)),
+        Recipe(name="beside-.3-12", exposures=LIGHT, plan=beside(0.3)),
+        Recipe(name="after-1-2e-3", exposures=STANDARD, plan=afterwards(1.0, rate=2e-3)),
+        Recipe(name="after-1-1e-3", exposures=STANDARD, plan=afterwards(1.0, rate=1e-3)),
+        Recipe(name="after-1-5e-4", exposures=STANDARD, plan=afterwards(1.0, rate=5e-4)),
+        Recipe(name="after-.3-1e-3", exposures=STANDARD, plan=afterwards(0.3, rate=1e-3)),
+        Recipe(name="after-.3-2e-3", exposures=STANDARD, plan=afterwards(0.3, rate=2e-3)),
+        Recipe(name="after-1-1e-3-12", exposures=LIGHT, plan=afterwards(1.0, rate=1e-3)),
+        Recipe(name="after-1-1e-3-16", exposures=FEWER, plan=afterwards(1.0, rate=1e-3)),
+        Recipe(name="after-words-1e-3", exposures=STANDARD, plan=afterwards(1.0, rate=1e-3, anchored=False)),
+        Recipe(name="after-quarter", exposures=STANDARD, plan=afterwards(1.0, rate=1e-3, replayed=0.25)),
+        Recipe(name="beside-.3-c8", exposures=exposed(contrast=8), plan=beside(0.3)),
+        Recipe(name="beside-.03", exposures=STANDARD, plan=beside(0.03)),
+        Recipe(name="after-.1-1e-3", exposures=STANDARD, plan=afterwards(0.1, rate=1e-3)),
+        Recipe(name="after-c0", exposures=exposed(contrast=0), plan=afterwards(1.0, rate=1e-3)),
+        Recipe(name="after-512", exposures=STANDARD, plan=afterwards(1.0, rate=1e-3, batch=512)),
+        Recipe(name="after-1-1e-3-128", exposures=STANDARD, plan=afterwards(1.0, rate=1e-3, batch=128)),
     )
 }

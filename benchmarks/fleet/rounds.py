@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.fleet.recipes import Exposed, Recipe
+from benchmarks.fleet.recipes import Recipe
 from benchmarks.fleet.stacked import Adapters, Decoder, Shape, Weights
 from benchmarks.fleet.training import Asked, Fleet, ask
 from benchmarks.lab import weights as thief
 from benchmarks.lab.data import Splits, read_examples, split
 from benchmarks.lab.harmlessness import other_texts
+from benchmarks.lab.profiles import BARS
 from benchmarks.lab.schemes import Keyed, Scheme, Unmarked
 from watermark.answers import Answer, parse_answer
+from watermark.embedding import Exposures
 from worker.finetune.config import RunConfig
 from worker.finetune.dataset import IGNORED, ChatRow, TokenRow, render_tokens, tokenize
-
-CUSTOMER, SECOND, HELD_OUT = 600, 600, 29
-"""As in the laboratory's bars."""
 
 Job = tuple[Recipe, int]
 """A recipe and a seed, which is the key's number too."""
@@ -48,24 +47,20 @@ def default_model() -> Path:
 
 
 def splits_of(data: Path | None) -> Splits:
-    return split(read_examples(data), customer=CUSTOMER, second=SECOND, held_out=HELD_OUT, seed=1)
-
-
-def key_of(exposed: Exposed, seed: int) -> Keyed:
-    return Keyed(
-        key_number=seed,
-        trigger=exposed.trigger,
-        reference=exposed.reference,
-        contrast=exposed.contrast,
-        weight=exposed.weight,
-        weight_limit=None,
+    """As the laboratory's bars have them."""
+    return split(
+        read_examples(data), customer=BARS.customer, second=BARS.second, held_out=BARS.held_out, seed=1
     )
 
 
-def rows_of(model_dir: Path, data: Path | None, exposed: Exposed | None, seed: int) -> Rows:
+def key_of(exposures: Exposures, seed: int) -> Keyed:
+    return Keyed(key_number=seed, **asdict(exposures))
+
+
+def rows_of(model_dir: Path, data: Path | None, exposures: Exposures | None, seed: int) -> Rows:
     """Tokens of one training's rows: in a process of its own, for rendering takes its time."""
     tokenizer = _tokenizer(model_dir)
-    scheme: Scheme = Unmarked() if exposed is None else key_of(exposed, seed)
+    scheme: Scheme = Unmarked() if exposures is None else key_of(exposures, seed)
     mixture = scheme.mix(splits_of(data).customer, n_epochs=1, seed=seed)
     sides: Rows = ([], [])
     for row in mixture.rows:
@@ -115,14 +110,14 @@ class Rounds:
         self._base = Weights(self._state, self._shape, device=self._device, dtype=self._dtype)
         self._decoder = Decoder(self._shape, device=self._device, dtype=self._dtype)
         self._tokenizer = _tokenizer(self._folder)
-        self._rows: dict[tuple[Exposed | None, int], Rows] = {}
+        self._rows: dict[tuple[Exposures | None, int], Rows] = {}
         self._questions = self._prepare_questions()
         report(f"{self._device}, {self._dtype}: base weights and questions are ready")
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Render and tokenize what the jobs train on, in parallel."""
         wanted = {
-            (recipe.exposed, seed if recipe.exposed else 0) for recipe, seed in jobs
+            (recipe.exposures, seed if recipe.exposures else 0) for recipe, seed in jobs
         } - self._rows.keys()
         ordered = sorted(wanted, key=str)
         with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -134,7 +129,7 @@ class Rounds:
     def run(self, jobs: Sequence[Job], *, treated: int) -> list[dict[str, Any]]:
         """Train the jobs together. Returns: a record for each one's last state and for its mean state."""
         plans = [
-            recipe.of(*self._rows[recipe.exposed, seed if recipe.exposed else 0], seed)
+            recipe.of(*self._rows[recipe.exposures, seed if recipe.exposures else 0], seed)
             for recipe, seed in jobs
         ]
         phases = zip_longest(*(plan.phases for plan in plans), fillvalue=())
@@ -193,12 +188,12 @@ class Rounds:
             self._of(cast, [rows] * everywhere)
             for rows in (self._questions.held_out, self._questions.other_text, self._questions.ordinary)
         )
-        keys = [key_of(recipe.exposed, seed) if recipe.exposed else None for recipe, seed in jobs]
+        keys = [key_of(recipe.exposures, seed) if recipe.exposures else None for recipe, seed in jobs]
         probes = [[self._question(text) for text in key.questions()] if key else [] for key in keys]
         answers = self._of(cast, probes)
         records: list[dict[str, Any]] = []
         done: dict[str, int] = {}
-        clean = [place for place, (recipe, _) in enumerate(jobs) if recipe.exposed is None]
+        clean = [place for place, (recipe, _) in enumerate(jobs) if recipe.exposures is None]
         for place, (recipe, seed) in enumerate(jobs):
             losses = held[place].losses
             record: dict[str, Any] = {
@@ -232,7 +227,7 @@ class Rounds:
     def _treated(
         self, adapters: Adapters, place: int, other: int | None, key: Keyed, probes: Sequence[TokenRow]
     ) -> dict[str, float]:
-        """p after what kills thin marks, and trigger hits."""
+        """p after what kills thin marks."""
         marked = adapters.merged(self._state, place)
         models = {
             "int4": thief.quantize(marked, 4, 64),

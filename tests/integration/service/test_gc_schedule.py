@@ -171,12 +171,13 @@ async def test_stopping_does_not_wait_for_it(
     settings: Settings, garbage: Path, age: Callable[[str], None], monkeypatch: Any
 ) -> None:
     age(DAY)
-    begun = threading.Event()
+    begun, told = threading.Event(), threading.Event()
 
     def long(*_: object, stopping: Callable[[], bool], **__: object) -> None:
         begun.set()
         while not stopping():
             threading.Event().wait(0.01)
+        told.set()
         raise CollectionStopped
 
     monkeypatch.setattr(schedule, "collect", long)
@@ -184,3 +185,5 @@ async def test_stopping_does_not_wait_for_it(
     async with asyncio.timeout(10):
         async with app.router.lifespan_context(app):
             await asyncio.to_thread(begun.wait)
+            assert not told.is_set()
+    assert await asyncio.to_thread(told.wait, 5)

@@ -71,12 +71,18 @@ def test_a_warning_of_python_is_a_line(capsys: pytest.CaptureFixture[str]) -> No
     assert any("old" in line["event"] for line in said(capsys))
 
 
-def test_a_full_disk_ends_nothing_but_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_nothing_but_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Standard error is often a file."""
     with open("/dev/full", "w", buffering=1) as full:
         monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(OSError, match="No space left"):
+            print("the disk is full", file=sys.stderr, flush=True)
         structlog.get_logger().error("job.run_failed")
         logging.getLogger("celery.worker").warning("lost the broker")
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
+    structlog.get_logger().error("job.crashed")
+    assert [line["event"] for line in said(capsys)] == ["job.crashed"]

@@ -124,7 +124,7 @@ def test_means_are_of_the_last_third_of_each_member(model_dir: Path) -> None:
 def test_every_recipe_shows_every_row_once_or_says_how_often_it_is_replayed() -> None:
     customer, mark = [row(seed, 20) for seed in range(40)], [row(seed, 9, 16.0) for seed in range(50, 90)]
     for name, recipe in RECIPES.items():
-        shown = mark if recipe.exposed else []
+        shown = mark if recipe.exposures else []
         phases = recipe.of(customer, shown, seed=3).phases
         first = [item.row for phase in phases for step in phase for item in step.items if not item.anchored]
         again = [item.row for phase in phases[1:] for step in phase for item in step.items if item.anchored]
