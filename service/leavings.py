@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -19,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from service.jobs import checkpoints
 from service.jobs.checkpoints import LiveRun
 from service.jobs.lifecycle import TERMINAL, JobStatus
-from service.storage import RUNS_FOLDER, Storage
+from service.storage import RUNS_FOLDER, Storage, entries
 
 log = structlog.get_logger(__name__)
 
@@ -61,28 +59,19 @@ async def clear(sessions: async_sessionmaker[AsyncSession], storage: Storage) ->
 def _jobs_with_leavings(storage: Storage) -> set[str]:
     """Ids by the names of folders that nobody keeps for long; of adapters there are as many as models."""
     return {
-        *(path.name for path in _entries(storage.checkpoints_dir)),
-        *(path.name.rpartition(".")[0] for path in _entries(storage.root / RUNS_FOLDER)),
+        *(path.name for path in entries(storage.checkpoints_dir)),
+        *(path.name.rpartition(".")[0] for path in entries(storage.root / RUNS_FOLDER)),
     }
 
 
 def _remove(storage: Storage, ended: set[str], over: set[str], named: set[str]) -> None:
-    runs = [path for path in _entries(storage.root / RUNS_FOLDER) if path.name.rpartition(".")[0] in ended]
-    for path in runs:
-        shutil.rmtree(path, ignore_errors=True)
     for job_id in over:
         shutil.rmtree(storage.checkpoints_dir / job_id, ignore_errors=True)
     for job_id in ended:
+        storage.remove_working_folders(job_id)
         adapters = storage.adapters_dir / job_id
-        for path in _entries(adapters):
+        for path in entries(adapters):
             if str(path.relative_to(storage.root)) not in named:
                 shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
             adapters.rmdir()
-
-
-def _entries(folder: Path) -> Iterable[Path]:
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return ()

@@ -150,6 +150,10 @@ class Storage:
         """
         for folder in (self.adapters_dir, self.checkpoints_dir):
             shutil.rmtree((folder / self._run(job_id, 0)).parent, ignore_errors=True)
+        self.remove_working_folders(job_id)
+
+    def remove_working_folders(self, job_id: str) -> None:
+        """Remove the folders in which runs of a job worked."""
         for run in (self.root / RUNS_FOLDER).glob(f"{job_id}.*"):
             shutil.rmtree(run, ignore_errors=True)
 
@@ -221,3 +225,11 @@ def _folder(path: Path) -> Iterator[int]:
 def _sync_folder(path: Path) -> None:
     with _folder(path) as descriptor:
         os.fsync(descriptor)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where there is none."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -21,7 +21,7 @@ from service.files import statements as file_statements
 from service.jobs import checkpoints as checkpoint_statements
 from service.jobs.checkpoints import LiveRun
 from service.jobs.lifecycle import TERMINAL
-from service.storage import RUNS_FOLDER, Storage
+from service.storage import RUNS_FOLDER, Storage, entries
 
 SPARE_SECONDS = 300.0
 """Nothing younger is taken, and nothing younger than a lease: a second protection, which is not needed as
@@ -129,7 +129,7 @@ def _leavings(storage: Storage) -> Iterator[_Leaving]:
     for job in _folders(storage.checkpoints_dir):
         for run in _folders(job):
             if run.name.isdecimal():
-                for path in _entries(run):
+                for path in entries(run):
                     kind = "checkpoint" if path.is_dir() else "state"
                     yield _Leaving(kind=kind, path=path, job_id=job.name, epoch=int(run.name))
     for job in _folders(storage.adapters_dir):
@@ -240,15 +240,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir() and not path.is_symlink()]
+    return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
 
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:

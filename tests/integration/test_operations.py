@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +41,41 @@ def wait_for(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
     return value
 
 
-@contextmanager
 def worker(
     deployment: Deployment, folder: Path, name: str, *, act: str, port: int
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A real worker whose trainer acts as named."""
-    command = [sys.executable, "-m", "celery", "-q", "-A", "tests.integration.fake_worker", "worker"]
+    program = ["celery", "-q", "-A", "tests.integration.fake_worker"]
+    return started_worker(deployment, folder, name, program, port=port, environment={"FAKE_TRAINER": act})
+
+
+@contextmanager
+def started_worker(
+    deployment: Deployment,
+    folder: Path,
+    name: str,
+    program: Sequence[str],
+    *,
+    port: int,
+    environment: Mapping[str, str],
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process of that program, once it takes messages; killed at the end."""
+    command = [sys.executable, "-m", *program, "worker"]
     command += ["-Q", "train", "-c", "1", "-n", f"{name}@%h", "--loglevel", "WARNING"]
     ready = folder / f"{name}.ready"
-    environment = deployment.process_environment | {
+    variables = {
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)]),
-        "FAKE_TRAINER": act,
         "DOUBLEI_READY_FILE": str(ready),
         "DOUBLEI_METRICS_ADDRESS": f"127.0.0.1:{port}",
     }
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=HERE.parent.parent
+            command,
+            env=deployment.process_environment | variables | dict(environment),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=HERE.parent.parent,
         )
     try:
         wait_for(ready.exists, seconds=60, what=f"{name} takes messages")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import pytest
 from service.dispatch import TaskName
 from tests.integration.api_process import free_port
 from tests.integration.conftest import Deployment
-from tests.integration.test_operations import get, lines, wait_for
+from tests.integration.test_operations import get, lines, started_worker, wait_for
 from worker.watchdog import EXIT_STATUS
 
 pytestmark = pytest.mark.integration
@@ -25,33 +22,17 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 
 
-@contextmanager
 def worker(
     deployment: Deployment, folder: Path, name: str, *, port: int, catatonic: Path
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """The product's worker with a played trainer, deaf as soon as the file is there."""
-    command = [sys.executable, "-m", "benchmarks.chaos.worker", "-q", "-A", "worker.app", "worker"]
-    command += ["-Q", "train", "-c", "1", "-n", f"{name}@%h", "--loglevel", "WARNING"]
-    ready = folder / f"{name}.ready"
-    environment = deployment.process_environment | {
-        "PYTHONPATH": str(ROOT),
+    program = ["benchmarks.chaos.worker", "-q", "-A", "worker.app"]
+    environment = {
         "CHAOS_CATATONIC_FILE": str(catatonic),
-        "DOUBLEI_READY_FILE": str(ready),
-        "DOUBLEI_METRICS_ADDRESS": f"127.0.0.1:{port}",
         # three looks
         "DOUBLEI_WATCHDOG_SECONDS": "8",
     }
-    with (folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
-        )
-    try:
-        wait_for(ready.exists, seconds=60, what=f"{name} takes messages")
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    return started_worker(deployment, folder, name, program, port=port, environment=environment)
 
 
 def succeeded(deployment: Deployment, job: str) -> bool:

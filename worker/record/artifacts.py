@@ -23,8 +23,7 @@ def run_folder(storage: Storage, job_id: str, epoch: int) -> Iterator[Path]:
     """
     runs = storage.root / RUNS_FOLDER
     runs.mkdir(mode=0o700, exist_ok=True)
-    for leftover in runs.glob(f"{job_id}.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    storage.remove_working_folders(job_id)
     folder = runs / f"{job_id}.{epoch}"
     folder.mkdir(mode=0o700)
     try:
