@@ -23,13 +23,13 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from worker.finetune.config import RunConfig
+from worker.finetune.config import Precision, RunConfig
 from worker.finetune.dataset import TokenRow
 from worker.finetune.faults import is_disk_full
 
@@ -109,7 +109,7 @@ class Written:
 class Checkpoints:
     """The checkpoints of one run, in a folder of its own."""
 
-    def __init__(self, config: RunConfig, fingerprint: str) -> None:
+    def __init__(self, config: RunConfig, *, fingerprint: str, precision: Precision) -> None:
         """Raises: CheckpointNotWritten if there can be no such folder."""
         if config.checkpoint_dir is None:
             raise ValueError("no checkpoint_dir")
@@ -117,7 +117,7 @@ class Checkpoints:
         self._steps = config.checkpoint_steps
         self._seconds = config.checkpoint_seconds
         self._kept = config.checkpoints_kept
-        self._fingerprint = fingerprint
+        self._facts = {"format": FORMAT, "fingerprint": fingerprint, "precision": precision}
         self._last = time.monotonic()
         self._cost = 0.0
         try:
@@ -143,7 +143,7 @@ class Checkpoints:
         began = time.monotonic()
         partial = self._folder / f"{snapshot.position.step:08}{_PARTIAL}"
         try:
-            sha256, size = _write(partial, snapshot, self._fingerprint)
+            sha256, size = _write(partial, snapshot, self._facts)
             name = f"{snapshot.position.step:08}-{sha256}.checkpoint"
             os.replace(partial, self._folder / name)
             _flush(self._folder)
@@ -174,6 +174,19 @@ def candidates(sources: Iterable[Path]) -> Iterator[Path]:
     """What to try, in order: files as they are given, folders' checkpoints newest first."""
     for source in sources:
         yield from in_folder(source) if source.is_dir() else (source,)
+
+
+def precision_of(sources: Iterable[Path]) -> Precision | None:
+    """What the newest checkpoint there was trained in, as far as it can be read; not whether it is whole."""
+    for path in candidates(sources):
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                precision = json.loads(file.metadata()["state"])["precision"]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            continue
+        if precision in get_args(Precision):
+            return cast(Precision, precision)
+    return None
 
 
 def read(path: Path, fingerprint: str, parameters: Sequence[torch.Tensor]) -> Snapshot:
@@ -210,7 +223,7 @@ def fingerprint(
     config: RunConfig,
     *,
     batch_tokens: int,
-    precision: str,
+    precision: Precision,
     base_digest: str,
     rows: Sequence[TokenRow],
     checks: Sequence[TokenRow],
@@ -243,7 +256,7 @@ def fingerprint(
     return hashed.hexdigest()
 
 
-def _write(partial: Path, snapshot: Snapshot, fingerprint: str) -> tuple[str, int]:
+def _write(partial: Path, snapshot: Snapshot, facts: Mapping[str, object]) -> tuple[str, int]:
     tensors = {f"parameter.{index}": tensor for index, tensor in enumerate(snapshot.parameters)}
     tensors |= {f"best.{index}": tensor for index, tensor in enumerate(snapshot.best)}
     tensors |= {
@@ -254,7 +267,7 @@ def _write(partial: Path, snapshot: Snapshot, fingerprint: str) -> tuple[str, in
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    state = {"format": FORMAT, "fingerprint": fingerprint, "position": asdict(snapshot.position)}
+    state = {**facts, "position": asdict(snapshot.position)}
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, partial, metadata={"state": json.dumps(state)})
     partial.chmod(0o600)

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 from worker.finetune.errors import InvalidConfigError
 
-PrecisionChoice = Literal["auto", "bf16", "fp32"]
+Precision = Literal["bf16", "fp32"]
+PrecisionChoice = Literal["auto", Precision]
 Method = Literal["lora", "dora", "ia3", "full"]
 
 DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lora": 2e-3, "dora": 2e-3, "ia3": 1.5e-2, "full": 2e-4}

@@ -8,17 +8,21 @@ from pathlib import Path
 
 import torch
 
-from worker.finetune.config import PrecisionChoice
+from worker.finetune.config import Precision, PrecisionChoice
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 _WORTH_IT = 1.3
 """bf16 loses mantissa and adds casts, so a machine must win more than this by it."""
 
 
-def choose_dtype(choice: PrecisionChoice, device: torch.device) -> torch.dtype:
+def choose_dtype(
+    choice: PrecisionChoice, device: torch.device, *, before: Precision | None = None
+) -> torch.dtype:
     """bf16 where the hardware multiplies it natively and a probe (under 0.2 s) confirms it, else fp32.
 
     The flags come first because emulated bf16 is 5 to 20 times slower than fp32 and even the probe hurts.
+    `before`, what an earlier run of the same training was in, stands for the probe: beside other loads two
+    probes may differ, and a checkpoint of the other format can't be gone on from.
     """
     if choice != "auto":
         return torch.bfloat16 if choice == "bf16" else torch.float32
@@ -26,6 +30,8 @@ def choose_dtype(choice: PrecisionChoice, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if not _cpu_flags() & _BF16_FLAGS:
         return torch.float32
+    if before is not None:
+        return torch.bfloat16 if before == "bf16" else torch.float32
     faster = matmul_flops(torch.bfloat16, device) > _WORTH_IT * matmul_flops(torch.float32, device)
     return torch.bfloat16 if faster else torch.float32
 

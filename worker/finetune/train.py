@@ -29,7 +29,7 @@ from worker.finetune.checks import (
     steps_of_round,
     tokenize_checks,
 )
-from worker.finetune.config import RunConfig
+from worker.finetune.config import Precision, RunConfig
 from worker.finetune.dataset import IGNORED, ChatRow, TokenDataset, TokenRow, tokenize
 from worker.finetune.device import choose_device, hold
 from worker.finetune.errors import DiskFullError, LossNotFiniteError, OutputNotWritableError
@@ -77,14 +77,18 @@ def train(
             slots=config.device_slots,
             waiting=lambda: events.send("waiting_for_device"),
         )
-    dtype = torch.float32 if config.method == "full" else choose_dtype(config.precision, device)
+    if config.method == "full":
+        dtype = torch.float32
+    else:
+        before = checkpointing.precision_of(config.resume_from)
+        dtype = choose_dtype(config.precision, device, before=before)
     tokenizer = load_tokenizer(config.model_dir)
     dataset = tokenize(rows, tokenizer, max_length_tokens=config.max_length_tokens)
     asked = tokenize_checks(checks, tokenizer)
     batch_tokens = config.batch_tokens or auto_batch_tokens(dataset.tokens * config.n_epochs)
     trainee = load_trainee(config, device=device, dtype=dtype)
     run = _Run(config, trainee, dataset, events, batch_tokens=batch_tokens)
-    precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+    precision: Precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     base = base_digest(config.model_dir)
     events.send(
         "started",
@@ -122,7 +126,7 @@ def train(
             checks=asked,
         )
         run.resume(fingerprint)
-        run.keep_checkpoints(fingerprint, write_model, suspension or Suspension())
+        run.keep_checkpoints(fingerprint, precision, write_model, suspension or Suspension())
     run.planned_epochs()
     if asked:
         run.check(asked, tokenizer)
@@ -203,13 +207,17 @@ class _Run:
             return
 
     def keep_checkpoints(
-        self, fingerprint: str, write_model: Callable[[Path], None], suspension: Suspension
+        self,
+        fingerprint: str,
+        precision: Precision,
+        write_model: Callable[[Path], None],
+        suspension: Suspension,
     ) -> None:
         """From now on, where the run's config names a folder for them."""
         if self._config.checkpoint_dir is None:
             return
         try:
-            self._checkpoints = Checkpoints(self._config, fingerprint)
+            self._checkpoints = Checkpoints(self._config, fingerprint=fingerprint, precision=precision)
         except CheckpointNotWritten as error:
             self._events.send("checkpoint_not_written", step=self.step, reason=error.reason)
             return

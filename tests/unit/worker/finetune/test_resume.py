@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from worker.finetune.checkpoints import fingerprint
+from worker.finetune.checkpoints import fingerprint, precision_of
 from worker.finetune.config import parse_config
 from worker.finetune.dataset import IGNORED, TokenRow
 
@@ -180,6 +180,17 @@ def test_a_torn_file_and_one_that_is_gone_leave_a_run_from_the_start(program: Pr
     assert [event["reason"] for event in of_kind(events, "checkpoint_refused")] == ["missing", "damaged"]
     assert not of_kind(events, "resumed")
     assert resumed == weights
+
+
+def test_a_checkpoint_says_what_it_was_trained_in(program: Program) -> None:
+    """It stands for the measurement that chose it, which could come out otherwise now."""
+    program.interrupt(signal.SIGKILL, when=at_checkpoint(3), precision="bf16")
+    newest, *others = sorted(program.checkpoints.glob("*.checkpoint"), reverse=True)
+    assert others
+    assert precision_of([newest]) == "bf16"
+    newest.write_bytes(b"torn")
+    assert precision_of([program.checkpoints / "gone", newest]) is None
+    assert precision_of([program.checkpoints]) == "bf16"
 
 
 def test_a_checkpoint_of_another_run_is_refused(program: Program) -> None:
