@@ -33,6 +33,7 @@ from service.api import (
 )
 from service.api.context import RequestContext
 from service.db.engine import async_engine, async_sessions, sync_engine
+from service.db.reads import Reads
 from service.dispatch import Dispatcher
 from service.gc.schedule import collect_forever
 from service.leavings import clear_forever
@@ -52,13 +53,14 @@ SERVING_TIMEOUT_SECONDS = 600.0
 SERVING_CONNECT_SECONDS = 5.0
 
 ROUTERS = (
+    # those that are polled first: a route is looked for in this order
     health.router,
+    jobs.router,
     accounts.router,
     data.router,
     files.router,
     watermarks.router,
     commitments.router,
-    jobs.router,
     models.router,
     chat.router,
     verifications.router,
@@ -133,6 +135,8 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
         app.state.dispatcher = Dispatcher(settings.redis_url.get_secret_value())
         app.state.engine = async_engine(settings)
         app.state.sessionmaker = async_sessions(app.state.engine)
+        reading = async_engine(settings, application_name="doublei-api-reads", alone=True)
+        app.state.reads = Reads(reading)
         timeout = httpx2.Timeout(SERVING_TIMEOUT_SECONDS, connect=SERVING_CONNECT_SECONDS)
         watched = sync_engine(settings, application_name="doublei-metrics")
         app.state.metrics.watch(watched, lease_seconds=settings.lease_seconds)
@@ -160,6 +164,7 @@ def _lifespan(settings: Settings, parts: _Parts) -> Callable[[FastAPI], Abstract
                 await asyncio.gather(*background, return_exceptions=True)
                 await app.state.cosigners.close()
                 await app.state.engine.dispose()
+                await reading.dispose()
                 app.state.dispatcher.close()
 
     return lifespan

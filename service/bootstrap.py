@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.accounts.keys import ApiKeyToken
 from service.accounts.principal import ORGANIZATION_ROLES, Role
-from service.accounts.statements import key_with_organization, organization_by_role
+from service.accounts.statements import live_key, organization_by_role
 from service.db.engine import sync_engine, sync_sessions
 from service.db.models import ApiKey, Organization
 from service.ids import new_id
@@ -75,9 +75,11 @@ def _still_valid(session: Session, path: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     for role, token in tokens:
-        found = session.execute(key_with_organization(token.row_id)).first() if token else None
-        stored = found[0] if found else None
-        if token is None or stored is None or stored.role != role or not token.matches(stored.secret_sha256):
+        if token is None:
+            return False
+        query = live_key(token.row_id)
+        stored = session.execute(query.statement, query.values).first()
+        if stored is None or stored.role != role or not token.matches(stored.secret_sha256):
             return False
     return True
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.db.models import ApiKey, Organization
 from service.db.paging import page_after
+from service.db.reads import Query
 
-
-def key_with_organization(key_id: str) -> Select[ApiKey, Organization]:
-    """The row of a key that is not revoked, with its organization."""
-    return (
-        select(ApiKey, Organization)
-        .join(Organization, Organization.id == ApiKey.organization_id)
-        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+_LIVE_KEY = (
+    select(
+        ApiKey.id,
+        ApiKey.role,
+        ApiKey.secret_sha256,
+        Organization.id.label("organization_id"),
+        Organization.name.label("organization_name"),
     )
+    .join(Organization, Organization.id == ApiKey.organization_id)
+    .where(ApiKey.id == bindparam("id"), ApiKey.revoked_at.is_(None))
+)
+
+
+def live_key(key_id: str) -> Query:
+    """A key that is not revoked, with the id and the name of its organization."""
+    return Query(_LIVE_KEY, {"id": key_id})
 
 
 def organization(organization_id: str, *, role: str | None = None) -> Select[Organization]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts import statements
 from service.accounts.keys import ApiKeyToken
 from service.accounts.principal import Principal, Role
 from service.db.models import ApiKey, Organization
+from service.db.reads import Reads
 from service.errors import InvalidRequest, NotFound, Unauthenticated
 from service.ids import new_id
 
@@ -24,9 +25,7 @@ class NewKey:
     key: str = field(repr=False)
 
 
-async def authenticate_token(
-    sessions: async_sessionmaker[AsyncSession], authorization: str | None
-) -> Principal:
+async def authenticate_token(reads: Reads, authorization: str | None) -> Principal:
     """Who sends this Authorization header.
 
     Raises:
@@ -41,17 +40,13 @@ async def authenticate_token(
     token = ApiKeyToken.parse(text.strip())
     if token is None:
         raise Unauthenticated("the API key is not valid: unknown, revoked or incomplete")
-    async with sessions() as session:
-        # one statement, on every request: autocommit saves the two round trips of a transaction
-        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        found = (await session.execute(statements.key_with_organization(token.row_id))).one_or_none()
-    if not token.matches(found[0].secret_sha256 if found else None) or found is None:
+    key = await reads.first(statements.live_key(token.row_id))
+    if not token.matches(key.secret_sha256 if key else None) or key is None:
         raise Unauthenticated("the API key is not valid: unknown, revoked or incomplete")
-    key, organization = found
     return Principal(
         key_id=key.id,
-        organization_id=organization.id,
-        organization_name=organization.name,
+        organization_id=key.organization_id,
+        organization_name=key.organization_name,
         role=Role(key.role),
     )
 

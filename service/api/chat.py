@@ -58,7 +58,7 @@ class CompletionBody(BaseModel):
     stream: StrictBool | None = None
 
 
-def sessions(request: Request) -> async_sessionmaker[AsyncSession]:
+async def sessions(request: Request) -> async_sessionmaker[AsyncSession]:
     """For a short session: a generation may take minutes and must not hold a connection."""
     return cast(async_sessionmaker[AsyncSession], request.app.state.sessionmaker)
 

@@ -2,6 +2,9 @@
 
 The session commits once, after the handler returned and before the response is sent, so nobody is told of
 a thing that is not durable; the doorbell rings right after that commit.
+
+All are coroutines, also where they wait for nothing: FastAPI calls plain functions in a thread, which costs
+more than what most of them do.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from service.accounts.principal import Principal, Role
 from service.accounts.usecases import authenticate_token
 from service.api import idempotency
+from service.db.reads import Reads
 from service.errors import Forbidden
 from service.log.cosigning import Cosigners
 from service.log.signers import Signers
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppCosigners",
+    "AppReads",
     "AppSealer",
     "AppSessions",
     "AppSettings",
@@ -41,12 +46,10 @@ __all__ = [
     "DbSession",
     "Doorbell",
     "Principal",
-    "ReadSession",
     "Role",
     "actor_of",
     "authenticate",
     "bells",
-    "read_session",
     "require_role",
     "session",
 ]
@@ -84,7 +87,7 @@ class Bells:
         self._waiting.clear()
 
 
-def bells(request: Request) -> Bells:
+async def bells(request: Request) -> Bells:
     """The request's doorbell."""
     if not hasattr(request.state, "bells"):
         request.state.bells = Bells()
@@ -103,21 +106,12 @@ async def session(request: Request) -> AsyncIterator[AsyncSession]:
             await idempotency.claimed(request, await authenticate(request), database)
         yield database
         await database.commit()
-    await bells(request).send(request.app.state.dispatcher)
-
-
-async def read_session(request: Request) -> AsyncIterator[AsyncSession]:
-    """For handlers that only read, and are asked often: each statement by itself, which saves the two round
-    trips of a transaction. What such a handler writes is durable at once; it should write nothing."""
-    sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
-    async with sessions() as database:
-        await database.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        yield database
+    await (await bells(request)).send(request.app.state.dispatcher)
 
 
 async def authenticate(request: Request) -> Principal:
-    """The caller, from its bearer key. In a short session of its own: slow handlers hold no connection.
-    Asked for once a request.
+    """The caller, from its bearer key, with a connection of a moment: slow handlers hold none. Asked for once
+    a request.
 
     Raises:
         Unauthenticated: no key, or not one that is live.
@@ -125,8 +119,7 @@ async def authenticate(request: Request) -> Principal:
     """
     if (known := getattr(request.state, "principal", None)) is not None:
         return cast(Principal, known)
-    sessions: async_sessionmaker[AsyncSession] = request.app.state.sessionmaker
-    principal = await authenticate_token(sessions, request.headers.get("authorization"))
+    principal = await authenticate_token(request.app.state.reads, request.headers.get("authorization"))
     structlog.contextvars.bind_contextvars(organization_id=principal.organization_id, key_id=principal.key_id)
     if principal.role is Role.inference and (request.method, request.url.path) not in INFERENCE_ROUTES:
         raise Forbidden("an inference key may only list models and ask for completions")
@@ -139,41 +132,46 @@ def actor_of(principal: Principal) -> Actor:
     return Actor(organization_id=principal.organization_id, key_id=principal.key_id)
 
 
-def _sessions(request: Request) -> async_sessionmaker[AsyncSession]:
+async def _sessions(request: Request) -> async_sessionmaker[AsyncSession]:
     return cast("async_sessionmaker[AsyncSession]", request.app.state.sessionmaker)
 
 
-def _settings(request: Request) -> Settings:
+async def _reads(request: Request) -> Reads:
+    return cast(Reads, request.app.state.reads)
+
+
+async def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
-def _storage(request: Request) -> Storage:
+async def _storage(request: Request) -> Storage:
     return cast(Storage, request.app.state.storage)
 
 
-def _sealer(request: Request) -> Sealer:
+async def _sealer(request: Request) -> Sealer:
     return cast(Sealer, request.app.state.sealer)
 
 
-def _signers(request: Request) -> Signers:
+async def _signers(request: Request) -> Signers:
     return cast(Signers, request.app.state.signers)
 
 
-def _cosigners(request: Request) -> Cosigners:
+async def _cosigners(request: Request) -> Cosigners:
     return cast(Cosigners, request.app.state.cosigners)
 
 
-def _witness(request: Request) -> Witness | None:
+async def _witness(request: Request) -> Witness | None:
     return cast("Witness | None", request.app.state.witness)
 
 
 CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
 DbSession = Annotated[AsyncSession, Depends(session, scope="function")]
-ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 Doorbell = Annotated[Bells, Depends(bells)]
 AppSettings = Annotated[Settings, Depends(_settings)]
 AppSessions = Annotated[async_sessionmaker[AsyncSession], Depends(_sessions)]
 """For what must be written whether or not the request succeeds; everything else uses `DbSession`."""
+AppReads = Annotated[Reads, Depends(_reads)]
+"""For handlers that only read, and are asked often."""
 AppStorage = Annotated[Storage, Depends(_storage)]
 AppSealer = Annotated[Sealer, Depends(_sealer)]
 AppSigners = Annotated[Signers, Depends(_signers)]

@@ -12,22 +12,23 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.dependencies import (
+    AppReads,
     DbSession,
     Doorbell,
     Principal,
-    ReadSession,
     Role,
     require_role,
 )
 from service.api.idempotency import DeedRoute
 from service.api.models import BaseModels
 from service.api.pagination import DEFAULT_LIMIT, After, Limit, page
-from service.db.models import Checkpoint, Job, JobEvent
+from service.db.models import Job
+from service.db.reads import Reads
 from service.dispatch import TaskName
 from service.errors import InvalidRequest, NotFound
 from service.jobs import cancel as cancelling
-from service.jobs import checkpoints, failures, pause, statements
 from service.jobs import create as creating
+from service.jobs import failures, pause, polled, statements
 from service.jobs import hyperparameters as limits
 from service.jobs.hyperparameters import Hyperparameters
 from watermark.embedding import Strength
@@ -36,6 +37,10 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_cl
 
 Owner = Annotated[Principal, Depends(require_role(Role.owner))]
 OwnerOrProvider = Annotated[Principal, Depends(require_role(Role.owner, Role.provider))]
+
+AnyRow = Row[*tuple[Any, ...]]
+JobRow = Job | AnyRow
+"""A job as a session has it, or as `service.jobs.polled` reads it."""
 
 SELF_CHECK_NOT_MADE = "not_made"
 """A job looks for its marks in its result alone; of a checkpoint nobody knows how many have taken."""
@@ -180,28 +185,24 @@ async def create_job(
 async def list_jobs(
     request: Request,
     principal: OwnerOrProvider,
-    session: ReadSession,
+    reads: AppReads,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
     """Newest first. `metadata[key]=value` filters."""
-    rows = await session.scalars(
-        statements.page(
-            organization_id=_scope(principal), after=after, limit=limit, metadata=_metadata_filter(request)
-        )
+    query = polled.page(
+        organization_id=_scope(principal), after=after, limit=limit, metadata=_metadata_filter(request)
     )
-    return page(list(rows), limit, _wire)
+    return page(await reads.rows(query), limit, _wire)
 
 
 @router.get("/{job_id}")
-async def retrieve_job(job_id: str, principal: OwnerOrProvider, session: ReadSession) -> dict[str, Any]:
+async def retrieve_job(job_id: str, principal: OwnerOrProvider, reads: AppReads) -> dict[str, Any]:
     """One job, with what the log has of it."""
-    found = await session.execute(statements.one_with_log(job_id, organization_id=_scope(principal)))
-    row = found.one_or_none()
-    if row is None:
+    job = await reads.first(polled.job(job_id, organization_id=_scope(principal)))
+    if job is None:
         raise _no_job(job_id)
-    job, entries = row
-    return _wire(job) | {"log": entries}
+    return _wire(job) | {"log": job.log}
 
 
 @router.post("/{job_id}/cancel")
@@ -230,29 +231,34 @@ async def resume_job(
 async def list_events(
     job_id: str,
     principal: OwnerOrProvider,
-    session: ReadSession,
+    reads: AppReads,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
     """Newest first."""
-    job = await _job(session, principal, job_id)
-    events = await session.scalars(statements.events_page(job.id, after=after, limit=limit))
-    return page(list(events), limit, _event_wire)
+    await _require_job(reads, principal, job_id)
+    return page(await reads.rows(polled.events(job_id, after=after, limit=limit)), limit, _event_wire)
 
 
 @router.get("/{job_id}/checkpoints")
 async def list_checkpoints(
     job_id: str,
     principal: OwnerOrProvider,
-    session: DbSession,
+    reads: AppReads,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
     """The models at the ends of epochs that can be used, newest first. Those of a marked job are there once
     it has succeeded."""
-    job = await _job(session, principal, job_id)
-    found = await session.execute(checkpoints.page(job.id, after=after, limit=limit))
-    return page(found.all(), limit, _checkpoint_wire)
+    await _require_job(reads, principal, job_id)
+    return page(
+        await reads.rows(polled.checkpoints(job_id, after=after, limit=limit)), limit, _checkpoint_wire
+    )
+
+
+async def _require_job(reads: Reads, principal: Principal, job_id: str) -> None:
+    if await reads.first(polled.exists(job_id, organization_id=_scope(principal))) is None:
+        raise _no_job(job_id)
 
 
 async def _job(session: AsyncSession, principal: Principal, job_id: str) -> Job:
@@ -280,7 +286,7 @@ def _seconds(time: datetime | None) -> int | None:
     return None if time is None else int(time.timestamp())
 
 
-def _wire(job: Job) -> dict[str, Any]:
+def _wire(job: JobRow) -> dict[str, Any]:
     """OpenAI's job object, then ours: watermark, progress, stage, attempt, what was asked for."""
     return {
         "id": job.id,
@@ -312,7 +318,7 @@ def _wire(job: Job) -> dict[str, Any]:
     }
 
 
-def _watermark_wire(job: Job) -> dict[str, Any] | None:
+def _watermark_wire(job: JobRow) -> dict[str, Any] | None:
     options = job.watermark_options
     if options is None:
         return None
@@ -330,7 +336,7 @@ def _watermark_wire(job: Job) -> dict[str, Any] | None:
     }
 
 
-def _progress_wire(job: Job) -> dict[str, Any] | None:
+def _progress_wire(job: JobRow) -> dict[str, Any] | None:
     if job.progress is None and job.stage is None:
         return None
     names = ("step", "total_steps", "epoch", "loss", "learning_rate", "tokens_per_second", "eta_seconds")
@@ -338,22 +344,21 @@ def _progress_wire(job: Job) -> dict[str, Any] | None:
     return {"stage": job.stage} | {name: progress.get(name) for name in names}
 
 
-def _checkpoint_wire(row: Row[Checkpoint, str, str | None]) -> dict[str, Any]:
+def _checkpoint_wire(checkpoint: AnyRow) -> dict[str, Any]:
     """OpenAI's checkpoint object, then ours: whether its marks were looked for."""
-    checkpoint, model_id, key_id = row
     return {
         "id": checkpoint.id,
         "object": "fine_tuning.job.checkpoint",
         "created_at": _seconds(checkpoint.created_at),
-        "fine_tuned_model_checkpoint": model_id,
+        "fine_tuned_model_checkpoint": checkpoint.model,
         "fine_tuning_job_id": checkpoint.job_id,
         "step_number": checkpoint.step,
         "metrics": checkpoint.metrics,
-        "self_check": None if key_id is None else SELF_CHECK_NOT_MADE,
+        "self_check": None if checkpoint.watermark_key_id is None else SELF_CHECK_NOT_MADE,
     }
 
 
-def _event_wire(event: JobEvent) -> dict[str, Any]:
+def _event_wire(event: AnyRow) -> dict[str, Any]:
     return {
         "id": event.id,
         "object": "fine_tuning.job.event",

@@ -35,7 +35,7 @@ def catalogue(settings: AppSettings) -> Catalogue:
     return load_catalogue(settings.catalogue_file)
 
 
-def serving_client(request: Request, settings: AppSettings) -> ServingClient:
+async def serving_client(request: Request, settings: AppSettings) -> ServingClient:
     """The deployment's inference server."""
     return ServingClient(cast(httpx2.AsyncClient, request.app.state.http), settings)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -44,8 +45,19 @@ def _connect_args(
     }
 
 
-def async_engine(settings: Settings, *, application_name: str = "doublei-api") -> AsyncEngine:
-    """The API's engine. ``hide_parameters`` keeps values (sealed or not) out of error texts."""
+def async_engine(
+    settings: Settings, *, application_name: str = "doublei-api", alone: bool = False
+) -> AsyncEngine:
+    """The API's engine. ``hide_parameters`` keeps values (sealed or not) out of error texts.
+
+    With `alone` each statement is a transaction of its own, and nothing is said to the database between them.
+    """
+    standing_alone: dict[str, Any] = {
+        "isolation_level": "AUTOCOMMIT",
+        "skip_autocommit_rollback": True,
+        "pool_reset_on_return": None,
+        "json_deserializer": from_json,  # a page of jobs has a hundred small documents
+    }
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
         pool_size=POOL_SIZE,
@@ -53,6 +65,7 @@ def async_engine(settings: Settings, *, application_name: str = "doublei-api") -
         pool_timeout=POOL_TIMEOUT_SECONDS,
         hide_parameters=True,
         connect_args=_connect_args(application_name),
+        **(standing_alone if alone else {}),
     )
     _ping_the_idle(engine)
     return engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import BindParameter, Select, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 S = TypeVar("S", bound=Select[*tuple[Any, ...]])
@@ -15,8 +15,8 @@ def page_after(
     created_at: InstrumentedAttribute[Any],
     identity: InstrumentedAttribute[str],
     *,
-    after: str | None,
-    limit: int,
+    after: str | BindParameter[str] | None,
+    limit: int | BindParameter[int],
     ascending: bool = False,
 ) -> S:
     """Order, cut after the cursor, and take one row more than ``limit``.

@@ -24,7 +24,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete
 
 from service.db.models import Checkpoint, Job, Model, TrainingState
-from service.db.paging import page_after
 from service.ids import new_id
 from service.jobs.lifecycle import TERMINAL, JobStatus
 
@@ -103,18 +102,6 @@ def unpublished(job_id: str) -> Select[Checkpoint]:
     """A job's checkpoints that no model names, oldest first."""
     named = select(Model.id).where(Model.checkpoint_id == Checkpoint.id)
     return select(Checkpoint).where(Checkpoint.job_id == job_id, ~named.exists()).order_by(Checkpoint.step)
-
-
-def page(job_id: str, *, after: str | None, limit: int) -> Select[Checkpoint, str, str | None]:
-    """The job's checkpoints that can be used, newest first, one more than `limit`: each with its model's
-    name and the job's watermark key."""
-    statement = (
-        select(Checkpoint, Model.id, Job.watermark_key_id)
-        .join(Model, Model.checkpoint_id == Checkpoint.id)
-        .join(Job, Job.id == Checkpoint.job_id)
-        .where(Checkpoint.job_id == job_id, Model.deleted_at.is_(None))
-    )
-    return page_after(statement, Checkpoint.created_at, Checkpoint.id, after=after, limit=limit)
 
 
 def forget_states(job_ids: Sequence[str]) -> Delete:

@@ -7,16 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Insert, Select, Update, func, insert, select, update
-from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert
 
 from service import leases
 from service.db.models import File, Job, JobEvent, Model, Organization, WatermarkKey
-from service.db.paging import page_after
 from service.files import statements as file_statements
 from service.ids import new_id
 from service.jobs.lifecycle import JobStatus
-from service.log import statements as log_statements
 from service.watermarks import statements as watermark_statements
 
 
@@ -24,37 +21,6 @@ def one(job_id: str, *, organization_id: str | None) -> Select[Job]:
     """A job of that organization; None sees every organization's."""
     statement = select(Job).where(Job.id == job_id)
     return statement if organization_id is None else statement.where(Job.organization_id == organization_id)
-
-
-def one_with_log(job_id: str, *, organization_id: str | None) -> Select[Job, list[dict[str, object]]]:
-    """The same with what the log has of it, in one statement: it is polled."""
-    return one(job_id, organization_id=organization_id).add_columns(log_statements.entered(Job.id))
-
-
-def page(
-    *,
-    organization_id: str | None,
-    after: str | None,
-    limit: int,
-    metadata: dict[str, str] | None = None,
-) -> Select[Job]:
-    """Newest first, one row more than `limit`, so that the caller knows whether there are more."""
-    statement = select(Job)
-    if organization_id is not None:
-        statement = statement.where(Job.organization_id == organization_id)
-    if metadata:
-        statement = statement.where(Job.metadata_.contains(metadata))
-    return page_after(statement, Job.created_at, Job.id, after=after, limit=limit)
-
-
-def events_page(job_id: str, *, after: str | None, limit: int) -> Select[JobEvent]:
-    """Newest first, one more than `limit`."""
-    statement = select(JobEvent).where(JobEvent.job_id == job_id)
-    if after is not None:
-        cursor = aliased(JobEvent)
-        position = select(cursor.seq).where(cursor.id == after).scalar_subquery()
-        statement = statement.where(JobEvent.seq < position)
-    return statement.order_by(JobEvent.seq.desc()).limit(limit + 1)
 
 
 def add(values: dict[str, Any]) -> ReturningInsert[Job]:

@@ -23,7 +23,7 @@ from service.db.engine import (
 )
 from service.db.models import Job, JobEvent
 from service.dispatch import TaskName
-from service.jobs import statements
+from service.jobs import polled, statements
 from service.jobs.lifecycle import JobStatus
 from worker.errors import LeaseLost
 from worker.lease import Beat
@@ -305,7 +305,9 @@ def test_an_events_page_follows_its_cursor(deployment: Any) -> None:
     for number in range(5):
         run.write(Event(message=str(number)))
     with deployment.sessions() as session:
-        first = session.scalars(statements.events_page(job_id, after=None, limit=2)).all()
-        second = session.scalars(statements.events_page(job_id, after=first[1].id, limit=9)).all()
+        query = polled.events(job_id, after=None, limit=2)
+        first = session.execute(query.statement, query.values).all()
+        query = polled.events(job_id, after=first[1].id, limit=9)
+        second = session.execute(query.statement, query.values).all()
     assert [event.message for event in first] == ["4", "3", "2"]
     assert [event.message for event in second] == ["2", "1", "0", "Fine-tuning job started"]

@@ -309,9 +309,12 @@ async def test_after_a_crash_nothing_is_asked_twice_and_the_unknown_counts_as_mi
     family: Family,
     database: Engine,
 ) -> None:
-    """The first run records 20 sendings, gets 17 answers on record, and dies with one failure retryable."""
+    """The first run records 20 sendings, gets 17 answers on record, and dies with one failure retryable.
+
+    Of 24 questions at triggers two may be missing without a gate closing.
+    """
     switch.behaviour = suspects.marked_with(family)
-    verification_id = await start(retries=1, concurrency=1)
+    verification_id = await start(retries=1, concurrency=1, probes_per_cue=2)
     first = await asyncio.to_thread(VerificationRun.claim, place, verification_id)
     assert first is not None
     await asyncio.to_thread(_half_an_audit, first)
@@ -320,9 +323,9 @@ async def test_after_a_crash_nothing_is_asked_twice_and_the_unknown_counts_as_mi
             text("UPDATE verifications SET lease_expires_at = clock_timestamp() - interval '1 s'")
         )
     await run(place, verification_id)
-    assert len(suspect.prompts) == 96 - 20 + 1
+    assert len(suspect.prompts) == 192 - 20 + 1
     sendings = sent(database, verification_id)
-    assert sorted({index for index, _ in sendings}) == list(range(96))
+    assert sorted({index for index, _ in sendings}) == list(range(192))
     assert [item for item in sendings if item[1] > 0] == [(19, 1)]
     found = await read(owner, verification_id)
     assert (found["status"], found["verdict"]) == ("succeeded", "detected")

@@ -228,6 +228,17 @@ class TestRead:
             after = page["data"][-1]["id"]
         assert seen == made[::-1]
 
+    async def test_a_job_reads_the_same_however_it_is_asked_for(self, create: Poster, owner: Any) -> None:
+        """The three are read by three statements."""
+        key = await _watermark(owner)
+        fields = {"watermark": {"key": key["id"]}, "metadata": {"a": "ü"}, "suffix": "mine", "seed": 7}
+        made = (await create(**fields)).json()
+        polled = (await owner.http.get(f"{JOBS}/{made['id']}")).json()
+        assert polled.pop("log") == []
+        (listed,) = (await owner.http.get(JOBS)).json()["data"]
+        assert made == polled == listed
+        assert made["metadata"] == {"a": "ü"}
+
     async def test_filtered_by_metadata(self, create: Poster, owner: Any) -> None:
         """As OpenAI's list does: metadata[key]=value."""
         blue = (await create(metadata={"team": "blue", "x": "1"})).json()["id"]
