@@ -8,7 +8,8 @@ real API process on a loopback port, and one client on one kept connection. The 
 that whatever else the machine does falls on all of them alike. The bare route is /healthz, through the same
 middleware.
 
-Bar: the 95th percentile of each poll at most 3 times the bare route's. Exit status 1: it was missed.
+Bar: the 95th percentile of a job's status, sent or answered with 304, at most 3 times the bare route's. Exit
+status 1: it was missed. A page of twenty jobs is measured beside; what it costs more is its rows.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks.log import embedded_database
 from service.accounts.keys import ApiKeyToken
 
 BAR_TIMES = 3.0
+BARRED = ("job", "job_304")
 TENANTS = 200
 MEASURED_TENANT = 7
 LIST_LIMIT = 20
@@ -77,7 +79,7 @@ def main() -> int:
         }
         for name, found in times.items()
     }
-    ok = all(route["times_bare_p95"] <= BAR_TIMES for route in routes.values())
+    ok = all(routes[name]["times_bare_p95"] <= BAR_TIMES for name in BARRED)
     record = {"jobs": options.jobs, "requests": options.requests, "routes": routes, "ok": ok}
     print(json.dumps(record, indent=2))
     if options.json:
