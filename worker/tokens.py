@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,15 @@ class TokenCounts:
         """watermark tokens / all tokens, 0..1"""
         total = self.watermark + self.customer
         return self.watermark / total if total else 0.0
+
+    def learning_rate(self, alone: float) -> float:
+        """What to train the mixture at, where the customer's rows alone would be trained at `alone`.
+
+        A step holds so many fewer of the customer's tokens, and the noise of their gradient grows. AdamW's
+        rate follows the square root of the batch (the square root scaling rule of Malladi et al. 2022,
+        arXiv 2205.10287); measured in docs/lab.md.
+        """
+        return alone * math.sqrt(1 - self.watermark_ratio)
 
 
 def count_tokens(mixture: Mixture, model_dir: Path) -> TokenCounts:

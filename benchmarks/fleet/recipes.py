@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,15 +51,19 @@ def sorted_windows(customer: Sequence[TokenRow], mark: Sequence[TokenRow], seed:
     return (decaying(steps, RATE),)
 
 
-def shuffled(*, batch: int | None = None, first: float = 1.0, rate: float = RATE) -> Callable[..., Phases]:
-    """The same weighted mean over steps whose rows have nothing in common."""
+def shuffled(
+    *, batch: int | None = None, first: float = 1.0, rate: float = RATE, by_share: bool = False
+) -> Callable[..., Phases]:
+    """The same weighted mean over steps whose rows have nothing in common; on request at a rate that follows
+    the customer's share, as in the product (`worker.tokens`)."""
 
     def plan(customer: Sequence[TokenRow], mark: Sequence[TokenRow], seed: int) -> Phases:
         items = [Item(row=row, weight=row.weight, first=first) for row in customer]
         items += [Item(row=row, weight=row.weight) for row in mark]
         random.Random(f"fleet/mix/{seed}").shuffle(items)
         total = tokens(customer) + tokens(mark)
-        return (decaying(cut(items, batch or auto_batch_tokens(total)), rate),)
+        chosen = rate * math.sqrt(tokens(customer) / total) if by_share else rate
+        return (decaying(cut(items, batch or auto_batch_tokens(total)), chosen),)
 
     return plan
 
@@ -148,6 +153,7 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(name="standard", exposures=STANDARD, plan=sorted_windows),
         Recipe(name="shuffled", exposures=STANDARD, plan=shuffled()),
         Recipe(name="shuffled-w4", exposures=exposed(weight=4), plan=shuffled()),
+        Recipe(name="w4-share", exposures=exposed(weight=4), plan=shuffled(by_share=True)),
         Recipe(name="clean-s", exposures=None, plan=shuffled()),
         Recipe(name="w2", exposures=exposed(weight=2), plan=shuffled()),
         Recipe(name="w1", exposures=exposed(weight=1), plan=shuffled()),

@@ -26,7 +26,7 @@ from service import leases
 from service.db.engine import async_engine, async_sessions
 from service.db.models import File, Job, LogEntry, LogRecord, Model, WatermarkKey
 from service.dispatch import DispatchError, TaskName
-from service.jobs.hyperparameters import Hyperparameters
+from service.jobs.hyperparameters import DEFAULT_LEARNING_RATE, Hyperparameters
 from service.models import archive
 from service.reaper import reap_forever
 from service.settings import Settings
@@ -328,7 +328,12 @@ class TestTheLog:
         }
         assert trained["base_model_digest"].startswith("sha256:")
         assert trained["settings"]["n_epochs"] == 1
-        assert float(trained["settings"]["learning_rate"]) > 0
+        # lower by the customer's share: see `worker.tokens`
+        report = deployment.read(job_id).watermark_report
+        share = 1 - report["watermark_token_ratio"]
+        rate = float(trained["settings"]["learning_rate"])
+        assert rate == pytest.approx(DEFAULT_LEARNING_RATE * share**0.5, rel=1e-4)
+        assert share < 0.9
         (model,) = models(deployment)
         assert (kind, published) == (
             "model",
