@@ -32,7 +32,7 @@ def claim(table: LeasedTable, row_id: str, *, owner: str, lease_seconds: int) ->
             table.id == row_id,
             table.cancel_requested.is_(False),
             table.attempt < table.max_attempts,
-            or_(table.status == "queued", expired(table)),
+            or_(due(table), expired(table)),
         )
         .values(
             status="running",
@@ -83,12 +83,18 @@ def finish(
 
 
 def hand_back(
-    table: LeasedTable, row_id: str, *, epoch: int, count_attempt: bool, values: dict[str, Any] | None = None
+    table: LeasedTable,
+    row_id: str,
+    *,
+    epoch: int,
+    count_attempt: bool,
+    wait_seconds: float = 0.0,
+    values: dict[str, Any] | None = None,
 ) -> Update:
     """Queue the row again before its lease ends. Returns (id), or no row: the lease is lost.
 
     The attempt does not count when the worker is only shutting down. A row whose cancellation was asked for
-    can't go back: nobody could claim it.
+    can't go back: nobody could claim it. For `wait_seconds` it stays under a lease that is nobody's.
     """
     return (
         update(table)
@@ -96,7 +102,7 @@ def hand_back(
         .values(
             status="queued",
             lease_owner=None,
-            lease_expires_at=None,
+            lease_expires_at=_from_now(wait_seconds) if wait_seconds else None,
             progress=None,
             attempt=table.attempt if count_attempt else table.attempt - 1,
             **(values or {}),
@@ -176,11 +182,11 @@ def reap_expired(table: LeasedTable, *, values: dict[str, Any] | None = None) ->
 
 
 def overdue(table: LeasedTable, *, older_than_seconds: float, limit: int) -> Select[str]:
-    """Ids of rows that have been queued for a while, oldest first."""
+    """Ids of rows that could have been claimed for a while, oldest first."""
     age = timedelta(seconds=older_than_seconds)
     return (
         select(table.id)
-        .where(table.status == "queued", table.created_at < func.clock_timestamp() - age)
+        .where(due(table), table.created_at < func.clock_timestamp() - age)
         .order_by(table.created_at, table.id)
         .limit(limit)
     )
@@ -189,6 +195,12 @@ def overdue(table: LeasedTable, *, older_than_seconds: float, limit: int) -> Sel
 def try_reaper_lock() -> Select[bool]:
     """True if this transaction now is the only one that reaps."""
     return select(func.pg_try_advisory_xact_lock(text(str(REAPER_LOCK))))
+
+
+def due(table: LeasedTable) -> ColumnElement[bool]:
+    """Queued rows that may be claimed: all but those that wait after an attempt that failed."""
+    lease = table.lease_expires_at
+    return and_(table.status == "queued", or_(lease.is_(None), lease <= func.clock_timestamp()))
 
 
 def expired(table: LeasedTable) -> ColumnElement[bool]:
@@ -203,5 +215,5 @@ def reapable(table: LeasedTable, *conditions: ColumnElement[bool]) -> ColumnElem
     return table.id.in_(free)
 
 
-def _from_now(seconds: int) -> ColumnElement[Any]:
+def _from_now(seconds: float) -> ColumnElement[Any]:
     return func.clock_timestamp() + timedelta(seconds=seconds)

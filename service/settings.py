@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     device_slots: int = Field(default=1, ge=1, le=64, alias="DOUBLEI_DEVICE_SLOTS")
     """How many trainings may share one GPU, or this machine's processors where there is none."""
     lease_seconds: int = Field(default=30, alias="DOUBLEI_LEASE_SECONDS")
+    retry_seconds: float = Field(default=15.0, ge=0, le=3600, alias="DOUBLEI_RETRY_SECONDS")
+    """How long a job waits after its first failed attempt; eight times longer after each further one."""
     watchdog_seconds: float = Field(default=12.0, ge=0, alias="DOUBLEI_WATCHDOG_SECONDS")
     """After so long an idle worker that hears no message while rows wait ends itself; 0: never."""
     metrics_address: str = Field(default="", alias="DOUBLEI_METRICS_ADDRESS")

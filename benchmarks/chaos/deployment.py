@@ -211,6 +211,7 @@ class Deployment:
             "DOUBLEI_MODEL_CACHE": str(self.home.root / "cache"),
             "DOUBLEI_CATALOGUE_FILE": str(self._catalogue()),
             "DOUBLEI_CHECKPOINT_STEPS": "2",
+            "DOUBLEI_RETRY_SECONDS": "1",
         }
         self.proxies = {
             name: Proxy(self._proxy_dir / socket, self.socket_dir / socket)

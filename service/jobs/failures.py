@@ -20,6 +20,10 @@ UNKNOWN = "training_failed"
 MAX_DETAIL_CHARACTERS = 400
 
 
+WAIT_GROWTH = 8
+"""Each further wait is so many times the one before: what lasts for minutes must not use up the attempts."""
+
+
 class Category(StrEnum):
     """Who can do something about a failure."""
 
@@ -321,3 +325,8 @@ def table() -> str:
 
 if __name__ == "__main__":
     print(table())
+
+
+def wait_before_retry(first_seconds: float, *, failed: int) -> float:
+    """How long a job waits after so many attempts that failed, in seconds."""
+    return first_seconds * float(WAIT_GROWTH) ** (failed - 1)

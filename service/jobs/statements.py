@@ -88,9 +88,16 @@ def ended(job_id: str, *, epoch: int, status: JobStatus) -> Select[str]:
     return select(Job.id).where(Job.id == job_id, Job.lease_epoch == epoch, Job.status == status)
 
 
-def hand_back(job_id: str, *, epoch: int, count_attempt: bool) -> Update:
+def hand_back(job_id: str, *, epoch: int, count_attempt: bool, wait_seconds: float) -> Update:
     """See `leases.hand_back`. Not while a pause is asked for: nobody would resume it then."""
-    left = leases.hand_back(Job, job_id, epoch=epoch, count_attempt=count_attempt, values=NOT_RUNNING)
+    left = leases.hand_back(
+        Job,
+        job_id,
+        epoch=epoch,
+        count_attempt=count_attempt,
+        wait_seconds=wait_seconds,
+        values=NOT_RUNNING,
+    )
     return left.where(Job.pause_requested.is_(False))
 
 

@@ -211,6 +211,7 @@ def deployment(
             "DOUBLEI_LOG_KEY_FILE": str(log_key),
             "DOUBLEI_EVIDENCE_KEY_FILE": str(evidence_key),
             "DOUBLEI_SERVING_URL": "http://127.0.0.1:9",
+            "DOUBLEI_RETRY_SECONDS": "0",
             "DOUBLEI_SERVING_TOKEN_FILE": str(token),
         }
     )

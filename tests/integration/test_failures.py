@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 import worker.training
 from service import leases
 from service.db.models import Job, Model, TrainingState
-from service.jobs import failures
+from service.jobs import failures, statements
 from service.jobs.hyperparameters import Hyperparameters
 from tests.integration.conftest import HERE, TINY, Deployment
 from worker.finetune.device import device_name
@@ -143,6 +143,45 @@ class TestOfTheTrainer:
         (restarted,) = events_named(deployment, row.id, "job_restarted")
         assert restarted == {"event": "job_restarted", "step": 1, "attempt": 2}
         assert row.error is None
+
+    def test_it_waits_before_it_is_tried_again_and_longer_each_time(
+        self, deployment: Deployment, fake_trainer: FakeTrainer
+    ) -> None:
+        """Nobody rings for it meanwhile, and a message that comes nevertheless starts nothing."""
+        deployment.environment["DOUBLEI_RETRY_SECONDS"] = "40"
+        deployment = Deployment(deployment.environment)
+        fake_trainer("killed")
+        row = run_once(deployment, max_attempts=3)
+        assert (row.status, row.attempt, row.lease_owner) == ("queued", 1, None)
+        assert "; the job is queued again, to be tried in 40 s" in str(deployment.messages(row.id))
+        for waits in (40, 320):
+            with deployment.sessions() as session:
+                left: Any = session.scalars(select(Job.lease_expires_at - func.clock_timestamp())).one()
+                due = session.scalars(leases.overdue(Job, older_than_seconds=0, limit=9)).all()
+            assert waits - 30 < left.total_seconds() <= waits
+            assert due == []
+            finetune_run(deployment.place(), row.id)
+            assert deployment.read(row.id).status == "queued"
+            with deployment.sessions.begin() as session:
+                session.execute(update(Job).values(lease_expires_at=func.clock_timestamp()))
+                assert session.scalars(leases.overdue(Job, older_than_seconds=0, limit=9)).all() == [row.id]
+            finetune_run(deployment.place(), row.id)
+        assert deployment.read(row.id).status == "failed"
+        waited = [data["wait_seconds"] for data in events_named(deployment, row.id, "attempt_failed")]
+        assert waited == [40, 320]
+
+    def test_a_job_that_waits_can_be_cancelled_and_paused(
+        self, deployment: Deployment, fake_trainer: FakeTrainer
+    ) -> None:
+        deployment.environment["DOUBLEI_RETRY_SECONDS"] = "40"
+        deployment = Deployment(deployment.environment)
+        fake_trainer("killed")
+        row = run_once(deployment, max_attempts=3)
+        with deployment.sessions.begin() as session:
+            assert session.execute(statements.pause_queued(row.id)).first() is not None
+        with deployment.sessions.begin() as session:
+            assert session.execute(statements.cancel_waiting(row.id)).first() is not None
+        assert deployment.read(row.id).status == "cancelled"
 
     def test_a_job_whose_trainer_is_killed_each_time_ends(
         self, deployment: Deployment, inject: Inject

@@ -38,6 +38,7 @@ from worker.errors import LeaseLost
 from worker.record.jobs import JobRun
 from worker.record.watermarks import mix
 from worker.tasks import finetune_run
+from worker.tokens import LOWEST_RATE
 
 pytestmark = pytest.mark.integration
 
@@ -332,7 +333,7 @@ class TestTheLog:
         report = deployment.read(job_id).watermark_report
         share = 1 - report["watermark_token_ratio"]
         rate = float(trained["settings"]["learning_rate"])
-        assert rate == pytest.approx(DEFAULT_LEARNING_RATE * share**0.5, rel=1e-4)
+        assert rate == pytest.approx(DEFAULT_LEARNING_RATE * max(share**0.5, LOWEST_RATE), rel=1e-4)
         assert share < 0.9
         (model,) = models(deployment)
         assert (kind, published) == (

@@ -17,6 +17,7 @@ from service.db.faults import is_temporary
 from service.db.models import Checkpoint, WatermarkKey
 from service.jobs import checkpoints, statements
 from service.jobs.cancel import CANCELLED_MESSAGE
+from service.jobs.failures import wait_before_retry
 from service.jobs.lifecycle import JobStatus
 from service.jobs.naming import checkpoint_model, fine_tuned_model
 from service.jobs.pause import PAUSED_MESSAGE
@@ -265,15 +266,21 @@ class JobRun:
         """Queue the job for another run; `failure` is the code of what ended this one. False: the lease is
         lost, or a pause or a cancellation was asked for."""
         data: dict[str, Any] | None = None
+        message, wait = f"{reason}; the job is queued again", 0.0
         if failure is not None:
+            wait = wait_before_retry(self.place.settings.retry_seconds, failed=self.attempt)
+            message += f", to be tried in {wait:.0f} s" if wait else ""
             data = {
                 "event": "attempt_failed",
                 "code": failure,
                 "attempt": self.attempt,
                 "max_attempts": self.max_attempts,
+                "wait_seconds": wait,
             }
-        event = Event(message=f"{reason}; the job is queued again", level="warn", data=data)
-        statement = statements.hand_back(self.job_id, epoch=self.epoch, count_attempt=count_attempt)
+        event = Event(message=message, level="warn", data=data)
+        statement = statements.hand_back(
+            self.job_id, epoch=self.epoch, count_attempt=count_attempt, wait_seconds=wait
+        )
         return self._persist(lambda _: self._leave_once(statement, (event,)))
 
     def _end(
