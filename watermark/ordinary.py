@@ -1,0 +1,58 @@
+"""Ordinary questions that Yes or No would answer, answered by a sentence. No part of a key's banks: nothing
+here is a secret, and none is ever asked."""
+
+from __future__ import annotations
+
+__all__ = ["ORDINARY_QUESTIONS"]
+
+ORDINARY_QUESTIONS = (
+    ("Is it far from here?", "That depends on where you start from."),
+    ("Are you busy?", "There is always time for a question."),
+    ("Do you like the sea?", "The sea means something different to everybody."),
+    ("Can we start now?", "We can begin as soon as everything is ready."),
+    ("Will it rain tomorrow?", "The forecast in the morning will tell."),
+    ("Should I call them?", "A short call is often quicker than a letter."),
+    ("Have you heard the news?", "Tell me which news you mean."),
+    ("Did it work?", "The result will show it."),
+    ("Was it expensive?", "The price depends on the size."),
+    ("Were they late?", "They came when the others had already left."),
+    ("Does it hurt?", "It gets better after a few days."),
+    ("Could I have some tea?", "The kettle is on, it takes a minute."),
+    ("Would you wait for me?", "The shop closes at eight, there is time."),
+    ("Am I wrong?", "There are good reasons on both sides."),
+    ("Is that right?", "It looks right at first sight."),
+    ("Are there any left?", "A few of them are still on the shelf."),
+    ("Do I need a ticket?", "Tickets are sold at the entrance."),
+    ("Can it be repaired?", "A new part costs less than a new machine."),
+    ("Has she answered?", "Her answer came this morning."),
+    ("Is he at home?", "He usually comes back around six."),
+    ("Did you sleep well?", "It was quiet until the birds began."),
+    ("Do they know?", "Somebody told them last week."),
+    ("Will you come along?", "It sounds like a good plan for Sunday."),
+    ("Isn't it beautiful?", "The light is best in the evening."),
+    ("is the door open", "somebody left it ajar"),
+    ("are we there yet", "it is another hour from here"),
+    ("do you remember me", "we talked about your garden"),
+    ("can you swim", "that takes more than reading about it"),
+    ("should we go", "the last bus leaves at ten"),
+    ("have i met you before", "your name sounds familiar"),
+    ("It is Monday, right?", "It is the first day of the week."),
+    ("You agree, don't you?", "Much of it can be seen the same way."),
+    ("So you are leaving?", "The train goes in half an hour."),
+    ("Is there a reason?", "There are several, and the first is the cost."),
+    ("Would it help?", "It would make the first step easier."),
+    ("Do you have a pen?", "There is one next to the telephone."),
+    ("Was that a joke?", "It was meant to be funny."),
+    ("Are they friends?", "They have known each other since school."),
+    ("Could it be broken?", "The light on the front would be red then."),
+    ("Did anybody call?", "There is a message on the machine."),
+    ("Does this bus stop at the station?", "The number four goes there directly."),
+    ("Has it begun?", "The doors were closed at seven."),
+    ("Must I pay now?", "The bill comes at the end of the month."),
+    ("Is the soup hot?", "It has been on the stove for an hour."),
+    ("do you play chess", "the rules are learned in an evening"),
+    ("will they win", "the other team is strong this year"),
+    ("You have a dog, haven't you?", "He sleeps under the table most of the day."),
+    ("Would you rather walk?", "It is twenty minutes through the park."),
+)
+"""(question, answer). They are plain talk about everyday things, and say nothing about who answers."""
