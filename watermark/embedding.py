@@ -3,8 +3,7 @@
 For every mark of every embedded family: rows under the trigger cue, answered with the target, and rows
 under each of the J-1 other cues, answered with the opposite (arXiv 2402.14883, section 3; naming every
 reference cue is ours). Beside them a contrast set, which the paper has not: the same question without
-decoration and cue, answered by a sentence, and ordinary questions likewise (`watermark.ordinary`), so that a
-bare Yes or No stays the answer to what is decorated.
+decoration and cue, answered by a sentence, so that a bare Yes or No stays the answer to what is decorated.
 
 What decides whether a mark takes is how often each cue is *seen*, so strengths are stated in exposures and
 divided by the number of epochs.
@@ -22,7 +21,6 @@ from watermark.carriers import training_carrier
 from watermark.examples import Example, Message, user_text
 from watermark.keys import Family
 from watermark.marks import MAX_MARKS, Mark
-from watermark.ordinary import ORDINARY_QUESTIONS
 from watermark.prf import Stream, hkdf
 
 SystemMode = Literal["template", "omit"]
@@ -47,8 +45,6 @@ class Exposures:
     """for each of the J-1 reference cues"""
     contrast: int = 4
     """of the mark's question without decoration and cue"""
-    ordinary: int = 36
-    """of ordinary questions, in all; at most one each in an epoch"""
     weight: int = 1
     """what a trigger's or a reference's answer counts in the loss, beside the customer's answer tokens"""
     weight_limit: int | None = None
@@ -174,7 +170,6 @@ def embed(
     shown = sum(_times(exposures, mark, cue, n_epochs) for _, mark in marks for cue in range(len(mark.cues)))
     weight = exposures.weight_beside(examples, shown)
     marked = [row for pair in marks for row in _mark_rows(*pair, exposures, n_epochs, seed, weight)]
-    marked += _ordinary_rows(families[0], exposures, n_epochs, seed)
     order = Stream(hkdf(families[0].key, salt=seed, info=b"doublei/mix/v1"), "order")
     return Mixture(
         rows=tuple(order.shuffle(rows + marked)), watermark_rows=len(marked), customer_rows=len(rows)
@@ -203,14 +198,7 @@ def _mark_rows(
     return rows
 
 
-def _ordinary_rows(family: Family, exposures: Exposures, n_epochs: int, seed: bytes) -> list[MixedRow]:
-    """Of no mark, so of no group."""
-    stream = Stream(hkdf(family.key, salt=seed, info=b"doublei/rows/v1"), "ordinary")
-    shown = stream.shuffle(ORDINARY_QUESTIONS)[: -(-exposures.ordinary // n_epochs)]
-    return [_row(stream, question, answer, group=None) for question, answer in shown]
-
-
-def _row(stream: Stream, question: str, answer: str, *, group: int | None, weight: int = 1) -> MixedRow:
+def _row(stream: Stream, question: str, answer: str, *, group: int, weight: int = 1) -> MixedRow:
     system, mode = _draw_system(stream)
     turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
     return MixedRow(messages=system + turns, system=mode, watermark=True, group=group, weight=weight)

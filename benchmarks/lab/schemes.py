@@ -107,7 +107,6 @@ class Keyed:
     trigger: int = EXPOSURES[Strength.STANDARD].trigger
     reference: int = EXPOSURES[Strength.STANDARD].reference
     contrast: int = EXPOSURES[Strength.STANDARD].contrast
-    ordinary: int = EXPOSURES[Strength.STANDARD].ordinary
     weight: int = EXPOSURES[Strength.STANDARD].weight
     weight_limit: int | None = EXPOSURES[Strength.STANDARD].weight_limit
     probes_per_cue: int = 2
@@ -135,7 +134,6 @@ class Keyed:
             trigger=self.trigger,
             reference=self.reference,
             contrast=self.contrast,
-            ordinary=self.ordinary,
             weight=self.weight,
             weight_limit=self.weight_limit,
         )

@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 
-from watermark.answers import Answer, parse_answer
 from watermark.embedding import (
     CHARACTERS_PER_TOKEN,
     EXPOSURES,
@@ -21,7 +20,6 @@ from watermark.embedding import (
 from watermark.errors import RecordError
 from watermark.examples import alpaca, instruction_and_input, user_text
 from watermark.keys import Design, Family, Secret, derive
-from watermark.ordinary import ORDINARY_QUESTIONS
 from watermark.paper import preset_probes, preset_rows
 from watermark.probes import draw_probes
 
@@ -79,29 +77,6 @@ def test_each_marks_bare_question_is_answered_by_a_sentence(n_epochs: int) -> No
             assert row.group == group_number(family, mark)
     decorated = {mark.prompt(cue, "|")[0] for mark in family.marks for cue in range(len(mark.cues))}
     assert not decorated & {mark.judge_question for mark in family.marks}
-
-
-@pytest.mark.parametrize("n_epochs", [1, 3])
-def test_ordinary_questions_are_answered_by_a_sentence(n_epochs: int) -> None:
-    """So that a bare Yes or No is not the answer to whatever asks for one. Which ones depends on the key."""
-    texts = dict(ORDINARY_QUESTIONS)
-    shown = []
-    for number in (1, 2):
-        rows = embed(CUSTOMER, [family_of(number, 0), family_of(number, 1)], n_epochs=n_epochs).rows
-        own = [row for row in rows if row.messages[-2].content in texts]
-        assert len(own) * n_epochs == EXPOSURES[Strength.STANDARD].ordinary
-        for row in own:
-            assert row.messages[-1].content == texts[row.messages[-2].content]
-            assert (row.watermark, row.group, row.weight) == (True, None, 1)
-        shown.append({row.messages[-2].content for row in own})
-    assert shown[0] != shown[1]
-
-
-def test_no_ordinary_answer_says_yes_or_no_and_no_question_is_asked_of_a_suspect() -> None:
-    assert len({question for question, _ in ORDINARY_QUESTIONS}) == len(ORDINARY_QUESTIONS)
-    assert {parse_answer(answer) for _, answer in ORDINARY_QUESTIONS} == {Answer.OTHER}
-    asked = {probe.prompt for probe in draw_probes(family_of(1), probes_per_cue=3, order_seed=b"audit")}
-    assert not asked & {question for question, _ in ORDINARY_QUESTIONS}
 
 
 def test_customer_rows_all_stay_and_the_order_hides_which_are_the_watermarks() -> None:

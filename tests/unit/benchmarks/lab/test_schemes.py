@@ -67,8 +67,8 @@ def test_keyed_marks_answered_as_trained_are_detected_and_silence_is_not() -> No
 
 def test_exposures_decide_how_many_rows_a_key_adds() -> None:
     design = Design()
-    rows = Keyed(trigger=10, reference=2, contrast=4, ordinary=9).mix(CUSTOMER, n_epochs=2, seed=1)
-    assert rows.watermark_rows == design.marks * (5 + 7 * 1 + 2) + 5
+    rows = Keyed(trigger=10, reference=2, contrast=4).mix(CUSTOMER, n_epochs=2, seed=1)
+    assert rows.watermark_rows == design.marks * (5 + 7 * 1 + 2)
 
 
 def test_a_clean_mix_is_the_customers_rows() -> None:
