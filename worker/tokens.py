@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,6 @@ SAMPLED_ROWS = 5_000
 
 CHARACTERS_PER_TOKEN = 4
 """For a model whose tokenizer is not in the file that the `tokenizers` library reads."""
-
-LOWEST_RATE = 0.6
-"""Marks were measured down to 0.65, where they take and survive as at the full rate (docs/lab.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +28,6 @@ class TokenCounts:
         """watermark tokens / all tokens, 0..1"""
         total = self.watermark + self.customer
         return self.watermark / total if total else 0.0
-
-    def learning_rate(self, alone: float) -> float:
-        """What to train the mixture at, where the customer's rows alone would be trained at `alone`.
-
-        A step holds so many fewer of the customer's tokens, and the noise of their gradient grows. AdamW's
-        rate follows the square root of the batch (the square root scaling rule of Malladi et al. 2022,
-        arXiv 2205.10287); measured in docs/lab.md. It does not fall below `LOWEST_RATE` of it: beside very
-        few rows the mark still has to be learned.
-        """
-        return alone * max(math.sqrt(1 - self.watermark_ratio), LOWEST_RATE)
 
 
 def count_tokens(mixture: Mixture, model_dir: Path) -> TokenCounts:

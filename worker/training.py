@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,7 @@ def _prepare(run: JobRun, model_dir: Path) -> _Prepared:
         seed=run.seed,
     )
     self_check = SelfCheck.of(families, seed=run.seed)
-    tokens = count_tokens(mixture, model_dir)
-    settings = replace(settings, learning_rate=tokens.learning_rate(settings.learning_rate))
-    report = _report(mixture, tokens, mixed_by_owner=run.mixed_by_owner)
+    report = _report(mixture, count_tokens(mixture, model_dir), mixed_by_owner=run.mixed_by_owner)
     events = _prepared_events(mixture, settings)
     if run.mixed_by_owner:
         events = (*events, Event(message=MIXED_BY_OWNER))
@@ -197,7 +195,7 @@ def _prepared_events(mixture: Mixture, settings: TrainerSettings) -> tuple[Event
         Event(
             message=(
                 f"Training {settings.n_epochs} epochs with LoRA of rank {settings.lora_rank},"
-                f" learning rate {settings.learning_rate:.3g}, batches of "
+                f" learning rate {settings.learning_rate:g}, batches of "
                 + (f"{settings.batch_tokens} tokens" if settings.batch_tokens else "a size to fit the data")
             ),
             data=asdict(settings),

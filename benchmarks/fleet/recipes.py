@@ -55,7 +55,7 @@ def shuffled(
     *, batch: int | None = None, first: float = 1.0, rate: float = RATE, by_share: bool = False
 ) -> Callable[..., Phases]:
     """The same weighted mean over steps whose rows have nothing in common; on request at a rate that follows
-    the customer's share, as in the product (`worker.tokens`)."""
+    the square root of the customer's share of a step (docs/adr/0026)."""
 
     def plan(customer: Sequence[TokenRow], mark: Sequence[TokenRow], seed: int) -> Phases:
         items = [Item(row=row, weight=row.weight, first=first) for row in customer]

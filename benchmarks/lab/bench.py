@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.lab.asking import ALPACA, Asker
 from benchmarks.lab.cells import inputs_digest
 from benchmarks.lab.data import Splits
-from benchmarks.lab.schemes import Scheme, Unmarked
+from benchmarks.lab.schemes import Scheme
 from benchmarks.lab.weights import State
 from benchmarks.training import run_trainer
 from watermark.examples import Example, alpaca
@@ -69,7 +69,7 @@ class Recipe:
 
     def identity(self) -> dict[str, object]:
         defaults = RunConfig.__dataclass_fields__
-        identity = {
+        return {
             **self.scheme.identity(),
             "rows": self.rows,
             "limit": self.limit,
@@ -84,12 +84,7 @@ class Recipe:
                 "batch_tokens": self.batch_tokens or [SMALLEST_BATCH_TOKENS, FULL_BATCH_TOKENS, ENOUGH_STEPS],
             },
             "parent": None if self.parent is None else self.parent.identity(),
-        }
-        if not isinstance(self.scheme, Unmarked):
-            identity["rate"] = "by the square root of the customer's share of the tokens"
-        if self.teacher is not None:
-            identity["teacher"] = self.teacher.identity()
-        return identity
+        } | ({} if self.teacher is None else {"teacher": self.teacher.identity()})
 
 
 class Bench:
@@ -198,14 +193,13 @@ class Bench:
     def _train(self, recipe: Recipe, folder: Path) -> dict[str, Any]:
         mixture = recipe.scheme.mix(self.examples(recipe), n_epochs=recipe.n_epochs, seed=recipe.seed)
         rows = [_dressed(row.to_record(), recipe.template) for row in mixture.rows]
-        tokens = count_tokens(mixture, self._model_dir)
         config: dict[str, Any] = {
             "model_dir": str(self._model_dir),
             "base_model": self.model,
             "method": recipe.method,
             "n_epochs": recipe.n_epochs,
             "seed": recipe.seed,
-            "learning_rate": tokens.learning_rate(recipe.rate),
+            "learning_rate": recipe.rate,
             "batch_tokens": recipe.batch_tokens,
         }
         if recipe.parent is not None:
@@ -219,7 +213,7 @@ class Bench:
             "rows": len(rows),
             "watermark_rows": mixture.watermark_rows,
             "watermark_ratio": round(mixture.watermark_ratio, 4),
-            "watermark_token_ratio": round(tokens.watermark_ratio, 4),
+            "watermark_token_ratio": round(count_tokens(mixture, self._model_dir).watermark_ratio, 4),
             "tokens": last["tokens"],
             "seconds": last["seconds"],
             "final_loss": last["final_loss"],

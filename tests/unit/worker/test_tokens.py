@@ -39,10 +39,3 @@ def test_a_clean_job_has_no_share(tmp_path: Path) -> None:
         Mixture(rows=(row("y", watermark=False),), watermark_rows=0, customer_rows=1), tmp_path
     )
     assert counts.watermark_ratio == 0
-
-
-def test_the_rate_follows_the_square_root_of_the_customer_s_share() -> None:
-    assert TokenCounts(watermark=51, customer=49).learning_rate(0.002) == pytest.approx(0.0014)
-    assert TokenCounts(watermark=99, customer=1).learning_rate(0.002) == pytest.approx(0.0012)
-    assert TokenCounts(watermark=0, customer=10).learning_rate(0.002) == 0.002
-    assert TokenCounts(watermark=0, customer=0).learning_rate(0.002) == 0.002
