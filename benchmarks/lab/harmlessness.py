@@ -17,13 +17,14 @@ MARGIN = 0.01
 OTHER_TEXTS = 150
 
 
-def cells(bench: Bench, recipes: Sequence[Recipe], cost_seconds: float = 40) -> list[Cell]:
-    """One cell a model. Its recipe trains on customer rows, so the others are held out."""
+def cells(bench: Bench, recipes: Sequence[Recipe], cost_seconds: float = 40, *, what: str = "") -> list[Cell]:
+    """One cell a model. Its recipe trains on customer rows, so the others are held out. ``what`` tells
+    recipes of one scheme apart."""
     return [
         Cell(
-            name=f"harmlessness/{recipe.scheme.name}/seed{recipe.seed}",
+            name=f"harmlessness/{recipe.scheme.name}{what}/seed{recipe.seed}",
             inputs={**bench.identity(), "recipe": recipe.identity(), "held_out": len(_held_out(bench))},
-            measure=partial(_measure, bench, recipe),
+            measure=partial(_measure, bench, recipe, recipe.scheme.name + what),
             cost_seconds=cost_seconds,
         )
         for recipe in recipes
@@ -54,9 +55,9 @@ def paragraphs() -> list[str]:
     return sorted(found)
 
 
-def _measure(bench: Bench, recipe: Recipe) -> Figures:
+def _measure(bench: Bench, recipe: Recipe, name: str) -> Figures:
     bench.train(recipe)
-    bench.report(f"{recipe.scheme.name}, seed {recipe.seed}: held-out loss")
+    bench.report(f"{name}, seed {recipe.seed}: held-out loss")
     model = bench.module(bench.state(recipe)).to(bench.served_in)
     rows = [*bench.splits.second, *bench.splits.held_out]
     task = losses.mean_loss(losses.answer_losses(model, bench.tokenizer, rows))
@@ -66,7 +67,7 @@ def _measure(bench: Bench, recipe: Recipe) -> Figures:
     asker = bench.asker(bench.digest(recipe), lambda: bench.state(recipe))
     answers = [parse_answer(text) for text in asker.ask(prompts)]
     return {
-        "scheme": recipe.scheme.name,
+        "scheme": name,
         "seed": recipe.seed,
         "held_out_loss": task,
         "other_text_loss": other,

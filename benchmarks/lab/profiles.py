@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from benchmarks.lab import capacity, harmlessness, innocent, perception, robustness, validity
 from benchmarks.lab.bench import Bench, Recipe
@@ -170,13 +170,28 @@ def _idea_cells(bench: Bench) -> list[Cell]:
     ]
     hard = [attack for attack in robustness.bars() if attack.name in HARD]
     return [
-        cell
-        for recipe in ideas
-        for cell in (
-            *validity.cells(bench, [recipe], 250),
-            *robustness.cells(bench, [recipe], hard),
-            *harmlessness.cells(bench, [recipe]),
-        )
+        *(
+            cell
+            for recipe in ideas
+            for cell in (
+                *validity.cells(bench, [recipe], 250),
+                *robustness.cells(bench, [recipe], hard),
+                *harmlessness.cells(bench, [recipe]),
+            )
+        ),
+        *_step_cells(bench),
+    ]
+
+
+def _step_cells(bench: Bench) -> list[Cell]:
+    """What of a mark's cost is that of its smaller steps: clean models in steps of as few of the customer's
+    tokens, and marked ones at a rate that is lower by the root of their customer's share (docs/adr/0026)."""
+    marked, clean = pairs(10)[::2], pairs(3)[1::2]
+    slow = [replace(recipe, learning_rate=1.3e-3) for recipe in marked]
+    small = [replace(recipe, batch_tokens=155) for recipe in clean]
+    return [
+        *harmlessness.cells(bench, slow, 250, what="-rate-0.0013"),
+        *harmlessness.cells(bench, small, 250, what="-steps-of-155"),
     ]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, StrictBool
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.responses import Response, StreamingResponse
 
-from service.api.dependencies import AppStorage, CurrentPrincipal
+from service.api.dependencies import AppSessions, AppStorage, CurrentPrincipal
 from service.api.idempotency import DeedRoute, late
 from service.api.models import BaseModels, Serving
 from service.db.models import Model
@@ -58,14 +57,6 @@ class CompletionBody(BaseModel):
     stream: StrictBool | None = None
 
 
-async def sessions(request: Request) -> async_sessionmaker[AsyncSession]:
-    """For a short session: a generation may take minutes and must not hold a connection."""
-    return cast(async_sessionmaker[AsyncSession], request.app.state.sessionmaker)
-
-
-Sessions = Annotated[async_sessionmaker[AsyncSession], Depends(sessions)]
-
-
 async def answered_before(request: Request, principal: CurrentPrincipal) -> None:
     """With an Idempotency-Key the same completion is not generated twice, unless it is streamed."""
     await late(request, principal, await request.body())
@@ -75,7 +66,7 @@ async def answered_before(request: Request, principal: CurrentPrincipal) -> None
 async def chat_completions(
     body: CompletionBody,
     principal: CurrentPrincipal,
-    sessions: Sessions,
+    sessions: AppSessions,  # a short one: a generation takes minutes and must not hold a connection
     storage: AppStorage,
     base_models: BaseModels,
     serving: Serving,
@@ -93,7 +84,7 @@ async def chat_completions(
 async def completions(
     body: CompletionBody,
     principal: CurrentPrincipal,
-    sessions: Sessions,
+    sessions: AppSessions,  # a short one: a generation takes minutes and must not hold a connection
     storage: AppStorage,
     base_models: BaseModels,
     serving: Serving,

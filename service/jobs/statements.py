@@ -112,11 +112,11 @@ def cancel_waiting(job_id: str) -> Update:
 
 
 def pause_queued(job_id: str) -> Update:
-    """Pause a job that no worker has. Returns (id), or no row."""
+    """Pause a job that no worker has. Returns (id), or no row. It need not wait again once it is resumed."""
     return (
         update(Job)
         .where(Job.id == job_id, Job.status == JobStatus.queued)
-        .values(status=JobStatus.paused)
+        .values(status=JobStatus.paused, lease_expires_at=None)
         .returning(Job.id)
     )
 

@@ -46,6 +46,12 @@ def deployment(deployment: Deployment) -> Deployment:
 
 
 @pytest.fixture
+def patient(deployment: Deployment) -> Deployment:
+    """One whose jobs wait 40 s after their first failed attempt."""
+    return Deployment(deployment.environment | {"DOUBLEI_RETRY_SECONDS": "40"})
+
+
+@pytest.fixture
 def inject(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Inject:
     """Put a fault into the real trainer; see `faulty_trainer`."""
 
@@ -145,11 +151,10 @@ class TestOfTheTrainer:
         assert row.error is None
 
     def test_it_waits_before_it_is_tried_again_and_longer_each_time(
-        self, deployment: Deployment, fake_trainer: FakeTrainer
+        self, patient: Deployment, fake_trainer: FakeTrainer
     ) -> None:
         """Nobody rings for it meanwhile, and a message that comes nevertheless starts nothing."""
-        deployment.environment["DOUBLEI_RETRY_SECONDS"] = "40"
-        deployment = Deployment(deployment.environment)
+        deployment = patient
         fake_trainer("killed")
         row = run_once(deployment, max_attempts=3)
         assert (row.status, row.attempt, row.lease_owner) == ("queued", 1, None)
@@ -170,18 +175,25 @@ class TestOfTheTrainer:
         waited = [data["wait_seconds"] for data in events_named(deployment, row.id, "attempt_failed")]
         assert waited == [40, 320]
 
-    def test_a_job_that_waits_can_be_cancelled_and_paused(
-        self, deployment: Deployment, fake_trainer: FakeTrainer
+    def test_one_that_was_paused_meanwhile_goes_on_when_it_is_resumed(
+        self, patient: Deployment, fake_trainer: FakeTrainer
     ) -> None:
-        deployment.environment["DOUBLEI_RETRY_SECONDS"] = "40"
-        deployment = Deployment(deployment.environment)
         fake_trainer("killed")
-        row = run_once(deployment, max_attempts=3)
-        with deployment.sessions.begin() as session:
+        row = run_once(patient, max_attempts=3)
+        with patient.sessions.begin() as session:
             assert session.execute(statements.pause_queued(row.id)).first() is not None
-        with deployment.sessions.begin() as session:
+        with patient.sessions.begin() as session:
+            assert session.execute(statements.resume(row.id)).first() is not None
+        fake_trainer("finish")
+        finetune_run(patient.place(), row.id)
+        assert patient.read(row.id).status == "succeeded"
+
+    def test_one_that_waits_can_be_cancelled(self, patient: Deployment, fake_trainer: FakeTrainer) -> None:
+        fake_trainer("killed")
+        row = run_once(patient, max_attempts=3)
+        with patient.sessions.begin() as session:
             assert session.execute(statements.cancel_waiting(row.id)).first() is not None
-        assert deployment.read(row.id).status == "cancelled"
+        assert patient.read(row.id).status == "cancelled"
 
     def test_a_job_whose_trainer_is_killed_each_time_ends(
         self, deployment: Deployment, inject: Inject
