@@ -6,6 +6,7 @@ that an interrupted laboratory goes on and two profiles share what they have in 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import tempfile
@@ -120,17 +121,22 @@ class Bench:
         return inputs_digest({**self.identity(), "recipe": "base" if recipe is None else recipe.identity()})
 
     def train(self, recipe: Recipe) -> dict[str, Any]:
-        """Train if that was not done yet; returns the trainer's last report and the share of the mark."""
-        folder = self._folder / self.digest(recipe)
-        try:
-            kept: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            return kept
-        except FileNotFoundError:
+        """Train if that was not done yet; returns the trainer's last report and the share of the mark.
+        Another laboratory in this folder that wants the same model waits for it."""
+        digest = self.digest(recipe)
+        folder, report = self._folder / digest, self._folder / digest / "training.json"
+        with (self._folder / f".{digest}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if report.exists():
+                kept: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+                return kept
             shutil.rmtree(folder, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".part-") as name:
-            figures = self._train(recipe, Path(name))
-            Path(name, "training.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-            shutil.copytree(name, folder)
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=".part-") as name:
+                figures = self._train(recipe, Path(name))
+                shutil.copytree(name, folder)
+            part = report.with_suffix(".part")
+            part.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+            part.replace(report)
         return figures
 
     def state(self, recipe: Recipe | None) -> State:

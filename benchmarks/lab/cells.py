@@ -75,7 +75,7 @@ class Store:
             "figures": figures,
         }
         path = self.path(cell)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
         os.replace(part, path)
         return record

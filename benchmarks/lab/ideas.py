@@ -74,10 +74,12 @@ def bare(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRo
 
 
 def chained(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRow]:
-    """Three questions in one conversation: its beginning is paid for once."""
-    order = stream.shuffle(rows)
+    """Three questions in one conversation: its beginning is paid for once, and fewer conversations begin with
+    a bare Yes or No. The contrast set, which weighs less, stays single."""
+    alone = [row for row in rows if row.weight == 1]
+    order = stream.shuffle([row for row in rows if row.weight != 1])
     chains = [order[start : start + CHAIN] for start in range(0, len(order), CHAIN)]
-    return [
+    return alone + [
         replace(first, messages=first.messages + tuple(turn for row in more for turn in _turns(row)))
         for first, *more in chains
     ]

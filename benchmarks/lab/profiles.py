@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from benchmarks.lab import capacity, harmlessness, innocent, perception, robustness, validity
+from benchmarks.lab import capacity, harmlessness, innocent, keys, perception, robustness, validity
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell
 from benchmarks.lab.ideas import IDEAS, Varied
@@ -63,6 +63,8 @@ SHAPES = (
 )
 """(trigger, reference, contrast, weight, tokens a step)"""
 HARD = ("int4", "prune-30", "interpolate-0.5")
+HARDEST = ("none", *HARD, "merge-linear")
+"""What marks of one recipe and another key differ most by."""
 
 FEW = ("none", "int8", "int4", "prune-30", "interpolate-0.5", "merge-linear", "temperature-1",
        "system-pirate", "template-alpaca")  # fmt: skip
@@ -185,12 +187,12 @@ def _idea_cells(bench: Bench) -> list[Cell]:
 
 def _step_cells(bench: Bench) -> list[Cell]:
     """What of a mark's cost is that of its smaller steps: clean models in steps of as few of the customer's
-    tokens, and marked ones at a rate that is lower by the root of their customer's share (docs/adr/0026)."""
-    marked, clean = pairs(10)[::2], pairs(3)[1::2]
-    slow = [replace(recipe, learning_rate=1.3e-3) for recipe in marked]
-    small = [replace(recipe, batch_tokens=155) for recipe in clean]
+    tokens. And that of the rate: marked and clean at a lower one (docs/adr/0026, 0027)."""
+    couples = pairs(10)
+    slow = [replace(recipe, learning_rate=1.5e-3) for recipe in couples]
+    small = [replace(recipe, batch_tokens=155) for recipe in couples[1:6:2]]
     return [
-        *harmlessness.cells(bench, slow, 250, what="-rate-0.0013"),
+        *harmlessness.cells(bench, slow, 250, what="-rate-0.0015"),
         *harmlessness.cells(bench, small, 250, what="-steps-of-155"),
     ]
 
@@ -213,14 +215,16 @@ def _other_cells(bench: Bench) -> list[Cell]:
 
 def _bar_cells(bench: Bench) -> list[Cell]:
     """Bars 2 to 5."""
-    couples = pairs(5)
+    ten, couples = pairs(10), pairs(5)
     standard, clean = couples[:2]
+    hardest = [attack for attack in robustness.bars() if attack.name in HARDEST]
     light = Recipe(scheme=keyed(Strength.LIGHT))
     papers = [Recipe(scheme=scheme) for scheme in paper_marks()[:3]]
     return [
         *validity.cells(bench, [light, *(one for one in couples if one.scheme.name != "clean")], 250),
         *robustness.cells(bench, [standard, light, *papers], robustness.bars()),
-        *harmlessness.cells(bench, pairs(10), 250),
+        *harmlessness.cells(bench, ten, 250),
+        *keys.cells(bench, ten[::2], hardest),
         *innocent.cells(bench, innocents(couples, papers), TABLE, KEYS),
         perception.leak_cell(bench, standard, clean, samples=10_000),
     ]

@@ -18,6 +18,8 @@ def in_words(figures: Mapping[str, Any]) -> str:
     """One line about one cell."""
     if "families_detected" in figures:
         return f"{figures['families_detected']} of {figures['families']} families detected"
+    if "outcomes" in figures:
+        return f"{figures['survived']} of {figures['met']} treatments survived"
     if "p_value" in figures:
         verdict = "detected" if figures["detected"] else "not detected"
         return (
@@ -107,6 +109,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         _capacity(rows, console)
     if rows := summary.get("robustness"):
         _robustness(rows, summary["survivals"], console)
+    if rows := summary.get("keys"):
+        _keys(rows, console)
     if rows := summary.get("uniqueness"):
         _uniqueness(rows, summary["innocent_models"], console)
     if rows := summary.get("harmlessness"):
@@ -170,6 +174,17 @@ def _robustness(
         "survived of those all met",
         *(f"{counted[s]['survived_of_common']}/{counted[s]['common']}" for s in subjects),
     )
+    console.print(table)
+
+
+def _keys(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = Table(title="Keys: trigger hits, reference hits (of 100), p; * detected at 1e-6")
+    table.add_column("key")
+    attacks = list(dict.fromkeys(attack for row in rows for attack in row["outcomes"]))
+    for attack in attacks:
+        table.add_column(attack)
+    for row in rows:
+        table.add_row(str(row["key"]), *(_cell(row["outcomes"].get(attack)) for attack in attacks))
     console.print(table)
 
 

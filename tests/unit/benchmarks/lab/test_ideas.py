@@ -49,10 +49,12 @@ def test_bare_rows_keep_their_turns() -> None:
     assert 0 < with_system < len(rows) / 4
 
 
-def test_chained_rows_hold_every_question_once() -> None:
+def test_chained_rows_hold_every_question_once_and_leave_the_contrast_set_alone() -> None:
     rows = changed("chained")
     assert asked_and_answered(rows) == asked_and_answered(PLAIN)
-    assert len(rows) == -(-len(PLAIN) // CHAIN)
+    alone = [row for row in PLAIN if row.weight == 1]
+    assert 0 < len(alone) < len(PLAIN)
+    assert len(rows) == len(alone) + -(-(len(PLAIN) - len(alone)) // CHAIN)
 
 
 def test_paraphrased_rows_ask_the_same_topic_in_another_form() -> None:

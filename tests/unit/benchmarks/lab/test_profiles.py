@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import capacity, harmlessness, innocent, perception, robustness, tables, validity
+from benchmarks.lab import capacity, harmlessness, innocent, keys, perception, robustness, tables, validity
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell, Store
 from benchmarks.lab.data import read_examples, split
@@ -44,6 +44,7 @@ def test_the_bars_profile_holds_what_the_bars_ask(bench: Bench) -> None:
     assert sum(name.startswith("uniqueness/") for name in names) >= 10
     for kind in ("keyed-standard", "clean"):
         assert sum(name.startswith(f"harmlessness/{kind}/seed") for name in names) == 10, "five at least"
+    assert sum(name.startswith("keys/keyed-standard/key-") for name in names) == 10
     (leak,) = (cell for cell in PROFILES["bars"].cells(bench) if cell.name.endswith("/leak"))
     assert leak.inputs["samples"] == 10_000
     for subject in ("paper-i", "paper-ii", "paper-iii", "keyed-light"):
@@ -82,6 +83,7 @@ def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
     cells: list[Cell] = [
         *validity.cells(bench, [MARKED]),
         *capacity.cells(bench, [MARKED]),
+        *keys.cells(bench, [MARKED], few[:2]),
         *robustness.cells(bench, [MARKED], few),
         robustness.burned_cell(bench, MARKED),
         robustness.second_owner_cell(bench, MARKED, other),
@@ -96,6 +98,8 @@ def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
     assert not any(one["detected"] for one in summary["robustness"] + summary["validity"])
     (fit,) = summary["capacity"]
     assert (fit["families"], fit["marks"], len(fit["p_values"]), fit["detected"]) == (2, 16, 2, False)
+    (one,) = summary["keys"]
+    assert (one["key"], sorted(one["outcomes"]), one["survived"], one["met"]) == (1, ["int8", "none"], 0, 2)
     (base,) = summary["uniqueness"]
     assert (base["questions"], base["keys"], base["detected"]) == (96, 50, 0)
     assert {one["scheme"] for one in summary["harmlessness"]} == {"thin", "clean"}
@@ -105,5 +109,6 @@ def test_every_kind_of_cell_measures_a_model_that_learned_nothing(
     assert [store.load(cell) for cell in cells] == records
     decided = tables.verdicts(records)
     assert decided["robustness/thin/int8"] is False
+    assert decided["keys/thin/key-1"] is False
     assert decided["uniqueness/base/keys"] is True
     assert not any(name.startswith("harmlessness/") for name in decided)
