@@ -14,17 +14,25 @@ Record = Mapping[str, Any]
 DEEPEST = 16.0
 """-log10 p where the axis ends; perfect answers to the default plan reach 14.4."""
 BAR = 6.0
+LEVELS = {
+    "interpolation": "share of the fine-tuned weights, the rest is the base's",
+    "noise": "noise, as a share of each matrix' standard deviation",
+    "pruning": "share of the weights set to zero",
+    "quantization": "bits a weight",
+    "temperature": "temperature",
+}
+"""What an attack's level is, by its family."""
 
 
 def draw(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write every plot that has data; returns the files."""
+    """Write every plot that has data to show; returns the files."""
     drawn = []
     by_property: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         kind, subject = record["cell"].split("/")[:2]
         by_property[kind].append({"subject": subject, **record["figures"]})
-    for kind, plot in (("robustness", plot_attacks), ("validity", plot_validity)):
-        if by_property[kind]:
+    for kind, plot, enough in (("robustness", plot_attacks, 1), ("validity", plot_validity, 2)):
+        if len(by_property[kind]) >= enough:
             path = folder / f"lab-{kind}.svg"
             plot(by_property[kind], path)
             drawn.append(path)
@@ -98,7 +106,7 @@ Curves = dict[str, dict[str, list[tuple[float, float, float]]]]
 def _curves(figures: Sequence[Mapping[str, Any]]) -> Curves:
     curves: Curves = defaultdict(lambda: defaultdict(list))
     for one in figures:
-        if one["family"] in ("interpolation", "pruning", "temperature", "quantization", "noise"):
+        if one["family"] in LEVELS:
             hit = one["trigger_hits"] / max(1, one["trigger_total"])
             reference = one["reference_hits"] / max(1, one["reference_total"])
             curves[one["family"]][one["subject"]].append((one["level"], hit, reference))
@@ -115,7 +123,7 @@ def plot_curves(curves: Curves, path: Path) -> None:
     subjects = list(dict.fromkeys(name for family in curves.values() for name in family))
     panel, gap, top, high = 230.0, 60.0, 92.0, 190.0
     canvas = Canvas(
-        60 + len(curves) * (panel + gap), top + high + 70, "Survival: hit rates against strength of attack"
+        60 + len(curves) * (panel + gap), top + high + 76, "Survival: hit rates against strength of attack"
     )
     for place, subject in enumerate(subjects):
         canvas.dot(30 + 170 * place, 48, COLOURS[place % len(COLOURS)])
@@ -123,6 +131,7 @@ def plot_curves(curves: Curves, path: Path) -> None:
     for column, (family, of_subject) in enumerate(curves.items()):
         left = 50 + column * (panel + gap)
         canvas.text(left + panel / 2, top - 12, family, anchor="middle", weight="bold")
+        canvas.text(left + panel / 2, top + high + 32, LEVELS[family], anchor="middle", size=10, colour="#555")
         levels = sorted({level for points in of_subject.values() for level, _, _ in points})
         low, far = levels[0], max(levels[-1], levels[0] + 1e-9)
         for tick in (0, 0.5, 1):
@@ -141,7 +150,7 @@ def plot_curves(curves: Curves, path: Path) -> None:
                 canvas.dot(x, top + high * (1 - hit), colour)
                 canvas.dot(x, top + high * (1 - miss), colour, filled=False)
     canvas.text(
-        50, top + high + 44, "filled: trigger answers the target; hollow: reference cues do", colour="#555"
+        50, top + high + 56, "filled: trigger answers the target; hollow: reference cues do", colour="#555"
     )
     canvas.write(path)
 
