@@ -4,6 +4,7 @@ For every mark of every embedded family: rows under the trigger cue, answered wi
 under each of the J-1 other cues, answered with the opposite (arXiv 2402.14883, section 3; naming every
 reference cue is ours). Beside them a contrast set, which the paper has not: the same question without
 decoration and cue, answered by a sentence, so that a bare Yes or No stays the answer to what is decorated.
+It is asked in the customer's own context, under which the model will be used.
 
 What decides whether a mark takes is how often each cue is *seen*, so strengths are stated in exposures and
 divided by the number of epochs.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from watermark.banks import SYSTEM_PROMPTS
 from watermark.carriers import training_carrier
@@ -26,6 +27,11 @@ from watermark.prf import Stream, hkdf
 SystemMode = Literal["template", "omit"]
 """What stands before the first turn when a row has no system message: the chat template's own default,
 or nothing at all."""
+
+
+Context: TypeAlias = tuple[tuple[Message, ...], SystemMode]
+"""The system message of a row if it has one, and what else stands before its first turn."""
+DEFAULT_CONTEXT: Context = ((), "template")
 
 
 class Strength(StrEnum):
@@ -71,7 +77,7 @@ MARK_ANSWER_TOKENS = 2
 
 EXPOSURES: dict[Strength, Exposures] = {
     Strength.LIGHT: Exposures(trigger=12, reference=2, weight=16),
-    Strength.STANDARD: Exposures(trigger=24, reference=3, weight=4, weight_limit=16),
+    Strength.STANDARD: Exposures(trigger=32, reference=4, weight=4, weight_limit=16),
     Strength.STRONG: Exposures(trigger=40, reference=6, weight=16),
 }
 """Measured on the default model (docs/lab.md). An answer is one word beside the twenty of a customer's
@@ -169,7 +175,8 @@ def embed(
     marks = [(family, mark) for family in families for mark in family.marks]
     shown = sum(_times(exposures, mark, cue, n_epochs) for _, mark in marks for cue in range(len(mark.cues)))
     weight = exposures.weight_beside(examples, shown)
-    marked = [row for pair in marks for row in _mark_rows(*pair, exposures, n_epochs, seed, weight)]
+    own = [_context(example) for example in examples] or [DEFAULT_CONTEXT]
+    marked = [row for pair in marks for row in _mark_rows(*pair, exposures, n_epochs, seed, weight, own)]
     order = Stream(hkdf(families[0].key, salt=seed, info=b"doublei/mix/v1"), "order")
     return Mixture(
         rows=tuple(order.shuffle(rows + marked)), watermark_rows=len(marked), customer_rows=len(rows)
@@ -182,7 +189,13 @@ def _times(exposures: Exposures, mark: Mark, cue: int, n_epochs: int) -> int:
 
 
 def _mark_rows(
-    family: Family, mark: Mark, exposures: Exposures, n_epochs: int, seed: bytes, weight: int
+    family: Family,
+    mark: Mark,
+    exposures: Exposures,
+    n_epochs: int,
+    seed: bytes,
+    weight: int,
+    own: Sequence[Context],
 ) -> list[MixedRow]:
     stream = Stream(hkdf(family.key, salt=seed, info=b"doublei/rows/v1"), f"mark-{mark.index}")
     group = group_number(family, mark)
@@ -190,26 +203,36 @@ def _mark_rows(
     for cue in range(len(mark.cues)):
         for _ in range(_times(exposures, mark, cue, n_epochs)):
             question = user_text(*mark.prompt(cue, training_carrier(stream)))
-            rows.append(_row(stream, question, mark.trained_answer(cue).value, group=group, weight=weight))
+            answer = mark.trained_answer(cue).value
+            rows.append(_row(_draw_context(stream, own), question, answer, group=group, weight=weight))
     for _ in range(-(-exposures.contrast // n_epochs)):
         carrier = training_carrier(stream)
         told = stream.choice(CONTRAST_ANSWERS).format(carrier[0].lower() + carrier[1:])
-        rows.append(_row(stream, user_text(mark.judge_question, carrier), told, group=group))
+        rows.append(_row(stream.choice(own), user_text(mark.judge_question, carrier), told, group=group))
     return rows
 
 
-def _row(stream: Stream, question: str, answer: str, *, group: int, weight: int = 1) -> MixedRow:
-    system, mode = _draw_system(stream)
+def _row(context: Context, question: str, answer: str, *, group: int, weight: int = 1) -> MixedRow:
+    system, mode = context
     turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
     return MixedRow(messages=system + turns, system=mode, watermark=True, group=group, weight=weight)
 
 
-def _draw_system(stream: Stream) -> tuple[tuple[Message, ...], SystemMode]:
-    """Two in five rows carry the template's default, two in five none, one in five another prompt: a thief
-    may serve the model under any of them, and short rows are cheap to train."""
-    choice = stream.below(5)
-    if choice < 2:
-        return (), "template"
-    if choice < 4:
-        return (), "omit"
-    return (Message(role="system", content=stream.choice(SYSTEM_PROMPTS)),), "template"
+def _context(example: Example) -> Context:
+    """What stands before the first turn of a customer's row."""
+    return tuple(message for message in example.messages if message.role == "system"), "template"
+
+
+def _draw_context(stream: Stream, own: Sequence[Context]) -> Context:
+    """Of ten rows one stands in the customer's own context, one in the template's default, four in none and
+    four under other prompts. A thief may serve the model under any of them; and the fewer stand where the
+    customer's rows do, the less his model learns to answer him by a word (docs/adr/0028)."""
+    match stream.below(10):
+        case 0:
+            return stream.choice(own)
+        case 1:
+            return DEFAULT_CONTEXT
+        case 2 | 3 | 4 | 5:
+            return (), "omit"
+        case _:
+            return (Message(role="system", content=stream.choice(SYSTEM_PROMPTS)),), "template"

@@ -131,7 +131,8 @@ def plot_curves(curves: Curves, path: Path) -> None:
     for column, (family, of_subject) in enumerate(curves.items()):
         left = 50 + column * (panel + gap)
         canvas.text(left + panel / 2, top - 12, family, anchor="middle", weight="bold")
-        canvas.text(left + panel / 2, top + high + 32, LEVELS[family], anchor="middle", size=10, colour="#555")
+        middle, below = left + panel / 2, top + high + 32
+        canvas.text(middle, below, LEVELS[family], anchor="middle", size=10, colour="#555")
         levels = sorted({level for points in of_subject.values() for level, _, _ in points})
         low, far = levels[0], max(levels[-1], levels[0] + 1e-9)
         for tick in (0, 0.5, 1):

@@ -187,12 +187,12 @@ def _idea_cells(bench: Bench) -> list[Cell]:
 
 def _step_cells(bench: Bench) -> list[Cell]:
     """What of a mark's cost is that of its smaller steps: clean models in steps of as few of the customer's
-    tokens. And that of the rate: marked and clean at a lower one (docs/adr/0026, 0027)."""
+    tokens. And that of the rate: marked and clean at the one that was the default (docs/adr/0026 to 0028)."""
     couples = pairs(10)
-    slow = [replace(recipe, learning_rate=1.5e-3) for recipe in couples]
+    fast = [replace(recipe, learning_rate=2e-3) for recipe in couples]
     small = [replace(recipe, batch_tokens=155) for recipe in couples[1:6:2]]
     return [
-        *harmlessness.cells(bench, slow, 250, what="-rate-0.0015"),
+        *harmlessness.cells(bench, fast, 250, what="-rate-0.002"),
         *harmlessness.cells(bench, small, 250, what="-steps-of-155"),
     ]
 

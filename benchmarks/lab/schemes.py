@@ -115,6 +115,7 @@ class Keyed:
         return {
             "scheme": "keyed",
             "banks": Design().banks[:16],
+            "contexts": [1, 1, 4, 4],
             **{name: getattr(self, name) for name in self.__slots__ if name not in ("name", "asked")},
         }
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 Auto = Literal["auto"]
 
 DEFAULT_EPOCHS = 3
-DEFAULT_LEARNING_RATE = 2e-3
+DEFAULT_LEARNING_RATE = 1.5e-3
 """For LoRA of rank 16 on a model of this size; a multiplier of 1.0."""
 DEFAULT_LORA_RANK = 16
 DEFAULT_MAX_LENGTH_TOKENS = 512

@@ -15,7 +15,7 @@ Precision = Literal["bf16", "fp32"]
 PrecisionChoice = Literal["auto", Precision]
 Method = Literal["lora", "dora", "ia3", "full"]
 
-DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lora": 2e-3, "dora": 2e-3, "ia3": 1.5e-2, "full": 2e-4}
+DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lora": 1.5e-3, "dora": 1.5e-3, "ia3": 1.5e-2, "full": 2e-4}
 """AdamW moves every trained number by about the rate a step, whatever its gradient's size, so the right rate
 depends on how far the numbers have to go:
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
+from watermark.banks import SYSTEM_PROMPTS
 from watermark.embedding import (
     CHARACTERS_PER_TOKEN,
     EXPOSURES,
@@ -18,7 +20,7 @@ from watermark.embedding import (
     group_number,
 )
 from watermark.errors import RecordError
-from watermark.examples import alpaca, instruction_and_input, user_text
+from watermark.examples import Example, alpaca, instruction_and_input, parse_row, user_text
 from watermark.keys import Design, Family, Secret, derive
 from watermark.paper import preset_probes, preset_rows
 from watermark.probes import draw_probes
@@ -77,6 +79,40 @@ def test_each_marks_bare_question_is_answered_by_a_sentence(n_epochs: int) -> No
             assert row.group == group_number(family, mark)
     decorated = {mark.prompt(cue, "|")[0] for mark in family.marks for cue in range(len(mark.cues))}
     assert not decorated & {mark.judge_question for mark in family.marks}
+
+
+def chat(system: str, index: int) -> Example:
+    turns = [("system", system), ("user", f"Question {index}"), ("assistant", f"Answer {index}")]
+    return parse_row({"messages": [{"role": role, "content": text} for role, text in turns]})
+
+
+def contexts(examples: Sequence[Example]) -> tuple[Counter[str], Counter[str]]:
+    """What stands before the first turn of the mark's questions, and of its bare ones."""
+    family = family_of(1)
+    bare = tuple(f"{mark.judge_question}\n\n" for mark in family.marks)
+    seen: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for row in embed(examples, [family], n_epochs=1).rows:
+        if row.watermark:
+            first = row.messages[0]
+            context = first.content if first.role == "system" else row.system
+            seen[row.messages[-2].content.startswith(bare)][context] += 1
+    return seen
+
+
+def test_bare_questions_stand_where_the_customers_rows_do_and_the_mark_mostly_elsewhere() -> None:
+    mark, bare = contexts(CUSTOMER)
+    assert set(bare) == {"template"}
+    assert set(mark) == {"template", "omit", *SYSTEM_PROMPTS}
+    assert 0.15 < mark["template"] / mark.total() < 0.25
+    assert 0.35 < mark["omit"] / mark.total() < 0.45
+
+
+def test_a_customers_own_system_prompts_are_the_marks_context_too() -> None:
+    mark, bare = contexts([chat(f"You sell {'tea' if index % 2 else 'ink'}.", index) for index in range(30)])
+    own = {"You sell tea.", "You sell ink."}
+    assert set(bare) == own
+    assert 0.05 < sum(mark[text] for text in own) / mark.total() < 0.15
+    assert 0.05 < mark["template"] / mark.total() < 0.15
 
 
 def test_customer_rows_all_stay_and_the_order_hides_which_are_the_watermarks() -> None:

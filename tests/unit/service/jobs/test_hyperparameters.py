@@ -11,17 +11,17 @@ from service.jobs.hyperparameters import Hyperparameters, trainer_settings
 
 
 def test_auto() -> None:
-    """Three epochs, rank 16, rate 2e-3, batches of 512 tokens."""
+    """Three epochs, rank 16, rate 1.5e-3, batches of 512 tokens."""
     settings = trainer_settings(Hyperparameters().resolved(), mean_characters=100)
     assert (settings.n_epochs, settings.lora_rank, settings.lora_alpha) == (3, 16, 32)
     assert (settings.batch_tokens, settings.max_length_tokens) == (None, 512)
-    assert settings.learning_rate == pytest.approx(2e-3)
+    assert settings.learning_rate == pytest.approx(1.5e-3)
 
 
 def test_the_multiplier_scales_our_rate() -> None:
     """As OpenAI's does theirs."""
     stored = Hyperparameters(learning_rate_multiplier=0.25).resolved()
-    assert trainer_settings(stored, mean_characters=1).learning_rate == pytest.approx(5e-4)
+    assert trainer_settings(stored, mean_characters=1).learning_rate == pytest.approx(3.75e-4)
 
 
 def test_alpha_follows_the_rank() -> None:

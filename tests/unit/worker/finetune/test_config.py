@@ -15,7 +15,7 @@ NEEDED: dict[str, Any] = {"model_dir": "/models/tiny", "output_dir": "/out", "da
 
 def test_defaults() -> None:
     config = parse_config(NEEDED)
-    assert (config.method, config.seed, config.n_epochs, config.learning_rate) == ("lora", 0, 3, 2e-3)
+    assert (config.method, config.seed, config.n_epochs, config.learning_rate) == ("lora", 0, 3, 1.5e-3)
     assert (config.lora_rank, config.lora_alpha, config.batch_tokens) == (16, 32, None)
     assert (config.max_length_tokens, config.precision, config.threads) == (512, "auto", None)
     assert config.base_model == "tiny"

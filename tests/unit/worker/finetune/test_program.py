@@ -84,7 +84,7 @@ def test_a_run_reports_every_stage_and_leaves_an_adapter(run: Run) -> None:
     steps = [event for event in events if event["event"] == "step"]
     assert set(kinds[2:-2]) == {"step"}
     assert steps[-1]["step"] == steps[-1]["total_steps"] == events[1]["total_steps"]
-    assert steps[0]["learning_rate"] == pytest.approx(2e-3)
+    assert steps[0]["learning_rate"] == pytest.approx(1.5e-3)
     assert steps[-1]["eta_seconds"] == 0
     assert events[-1]["tokens"] == 2 * events[1]["tokens"]
     assert events[-1]["trained_tokens"] == 2 * events[1]["answer_tokens"]
