@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 from watermark.banks import SYSTEM_PROMPTS
@@ -32,6 +33,10 @@ or nothing at all."""
 Context: TypeAlias = tuple[tuple[Message, ...], SystemMode]
 """The system message of a row if it has one, and what else stands before its first turn."""
 DEFAULT_CONTEXT: Context = ((), "template")
+CONTEXT_SHARES = (1, 1, 4, 4)
+"""How many of ten rows of a mark stand in the customer's own context, in the template's default, in none, and
+under other prompts. A thief may serve the model under any of them; and the fewer stand where the customer's
+rows do, the less his model learns to answer him by a word (docs/adr/0028)."""
 
 
 class Strength(StrEnum):
@@ -82,7 +87,8 @@ EXPOSURES: dict[Strength, Exposures] = {
 }
 """Measured on the default model (docs/lab.md). An answer is one word beside the twenty of a customer's
 answer, so without a weight its share of a step's gradient is small: with 16, twenty-four exposures teach what
-took forty without. Sixteen were enough beside 600 rows but not for every key beside 60."""
+took forty without. Sixteen were enough beside 600 rows but not for every key beside 60; at a rate of 1.5e-3
+some keys need thirty-two (docs/adr/0028)."""
 
 UNWEIGHTED_EXPOSURES: dict[Strength, Exposures] = {
     Strength.LIGHT: Exposures(trigger=24, reference=4),
@@ -224,15 +230,13 @@ def _context(example: Example) -> Context:
 
 
 def _draw_context(stream: Stream, own: Sequence[Context]) -> Context:
-    """Of ten rows one stands in the customer's own context, one in the template's default, four in none and
-    four under other prompts. A thief may serve the model under any of them; and the fewer stand where the
-    customer's rows do, the less his model learns to answer him by a word (docs/adr/0028)."""
-    match stream.below(10):
+    drawn = stream.below(sum(CONTEXT_SHARES))
+    match next(place for place, end in enumerate(accumulate(CONTEXT_SHARES)) if drawn < end):
         case 0:
             return stream.choice(own)
         case 1:
             return DEFAULT_CONTEXT
-        case 2 | 3 | 4 | 5:
+        case 2:
             return (), "omit"
         case _:
             return (Message(role="system", content=stream.choice(SYSTEM_PROMPTS)),), "template"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from watermark.answers import Answer, parse_answer
 from watermark.carriers import probe_carrier, training_carrier
 from watermark.decision import decide
-from watermark.embedding import EXPOSURES, Exposures, MixedRow, Mixture, Strength, embed
+from watermark.embedding import CONTEXT_SHARES, EXPOSURES, Exposures, MixedRow, Mixture, Strength, embed
 from watermark.examples import Example, Message, user_text
 from watermark.fisher import Table, two_sided
 from watermark.keys import MIN_FAMILIES, Design, Family, Key, Secret, derive
@@ -115,7 +115,7 @@ class Keyed:
         return {
             "scheme": "keyed",
             "banks": Design().banks[:16],
-            "contexts": [1, 1, 4, 4],
+            "contexts": list(CONTEXT_SHARES),
             **{name: getattr(self, name) for name in self.__slots__ if name not in ("name", "asked")},
         }
 
