@@ -13,7 +13,7 @@ from watermark.banks import QUESTION_FORMS
 from watermark.carriers import training_carrier
 from watermark.embedding import MixedRow, Mixture, group_number
 from watermark.examples import Example, Message
-from watermark.marks import Mark
+from watermark.marks import Mark, Target
 from watermark.prf import Stream
 
 Marks = Mapping[int, Mark]
@@ -75,9 +75,11 @@ def bare(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRo
 
 def chained(rows: Sequence[MixedRow], marks: Marks, stream: Stream) -> list[MixedRow]:
     """Three questions in one conversation: its beginning is paid for once, and fewer conversations begin with
-    a bare Yes or No. The contrast set, which weighs less, stays single."""
-    alone = [row for row in rows if row.weight == 1]
-    order = stream.shuffle([row for row in rows if row.weight != 1])
+    a bare Yes or No. The contrast set, which is answered by sentences, stays single."""
+    words = set(Target)
+    alone = [row for row in rows if row.messages[-1].content not in words]
+    judged = [row for row in rows if row.messages[-1].content in words]
+    order = stream.shuffle(judged)
     chains = [order[start : start + CHAIN] for start in range(0, len(order), CHAIN)]
     return alone + [
         replace(first, messages=first.messages + tuple(turn for row in more for turn in _turns(row)))
