@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy import select, text, update
@@ -56,8 +57,8 @@ def wait_for(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
 def alive(pid: int) -> bool:
     """Runs, and is not a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # also where it ends while one looks
         return False
 
 
