@@ -9,7 +9,7 @@ from functools import partial
 from benchmarks.lab import losses
 from benchmarks.lab.bench import Bench, Recipe
 from benchmarks.lab.cells import Cell, Figures
-from benchmarks.lab.noninferiority import compare_frequency, non_inferior
+from benchmarks.lab.noninferiority import compare_frequency, compare_paired_frequency, non_inferior
 from watermark.answers import Answer, parse_answer
 
 MARGIN = 0.01
@@ -88,10 +88,10 @@ def summary(figures: Sequence[Figures]) -> Figures | None:
     for name in ("held_out_loss", "other_text_loss"):
         marked, unmarked = [pair[0][name] for pair in pairs], [pair[1][name] for pair in pairs]
         result[name] = non_inferior(marked, unmarked, margin=MARGIN).to_record()
-    counts = [[sum(pair[side][name] for pair in pairs) for side in (0, 1)] for name in _COUNTS]
-    (marked_hits, clean_hits), (marked_total, clean_total) = counts
-    accidental = compare_frequency(marked_hits, marked_total, clean_hits, clean_total)
+    hits, totals = ([[pair[side][name] for pair in pairs] for side in (0, 1)] for name in _COUNTS)
+    accidental = compare_frequency(sum(hits[0]), sum(totals[0]), sum(hits[1]), sum(totals[1]))
     result["accidental_yes_or_no"] = accidental.to_record()
+    result["accidental_yes_or_no_by_model"] = compare_paired_frequency(*hits).to_record()
     return result
 
 

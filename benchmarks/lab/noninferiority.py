@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -92,3 +93,55 @@ def compare_frequency(
         alpha=alpha,
         more_frequent=p <= alpha,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedFrequency:
+    """The same counts, a trained model at a time: answers of one model are no independent draws."""
+
+    pairs: int
+    more: int
+    """pairs whose marked model has more"""
+    fewer: int
+    p_more_frequent: float
+    """exact, one-sided: such a sum of differences or a larger one, were each difference's sign a coin's"""
+    alpha: float
+    more_frequent: bool
+
+    def to_record(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def compare_paired_frequency(
+    marked: Sequence[int], clean: Sequence[int], *, alpha: float = COUNT_ALPHA
+) -> PairedFrequency:
+    """Whether marked models have significantly more than the clean models beside them: Fisher's randomization
+    test for paired observations (The Design of Experiments, 1935, section 21), over all 2^pairs signs.
+
+    Raises:
+        ValueError: no pairs, or halves of different lengths.
+    """
+    if len(marked) != len(clean) or not marked:
+        raise ValueError("pairs are needed")
+    differences = [one - other for one, other in zip(marked, clean, strict=True)]
+    ways = Counter({0: 1})  # of choosing signs, by the sum that they give
+    for difference in differences:
+        ways = _with_either_sign(ways, abs(difference))
+    observed = sum(differences)
+    p = sum(count for total, count in ways.items() if total >= observed) / 2 ** len(differences)
+    return PairedFrequency(
+        pairs=len(differences),
+        more=sum(difference > 0 for difference in differences),
+        fewer=sum(difference < 0 for difference in differences),
+        p_more_frequent=p,
+        alpha=alpha,
+        more_frequent=p <= alpha,
+    )
+
+
+def _with_either_sign(ways: Counter[int], size: int) -> Counter[int]:
+    following: Counter[int] = Counter()
+    for total, count in ways.items():
+        following[total + size] += count
+        following[total - size] += count
+    return following

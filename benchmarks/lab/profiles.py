@@ -223,7 +223,7 @@ def _bar_cells(bench: Bench) -> list[Cell]:
     return [
         *validity.cells(bench, [light, *(one for one in couples if one.scheme.name != "clean")], 250),
         *robustness.cells(bench, [standard, light, *papers], robustness.bars()),
-        *harmlessness.cells(bench, ten, 250),
+        *harmlessness.cells(bench, pairs(15), 250),
         *keys.cells(bench, ten[::2], hardest),
         *innocent.cells(bench, innocents(couples, papers), TABLE, KEYS),
         perception.leak_cell(bench, standard, clean, samples=10_000),

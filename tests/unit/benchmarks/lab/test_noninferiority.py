@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from scipy.stats import fisher_exact, ttest_rel
+from scipy.stats import fisher_exact, permutation_test, ttest_rel
 
-from benchmarks.lab.noninferiority import compare_frequency, non_inferior
+from benchmarks.lab.noninferiority import compare_frequency, compare_paired_frequency, non_inferior
 
 CLEAN = [2.00, 2.02, 1.97, 2.05, 1.99]
 
@@ -52,3 +52,39 @@ def test_frequencies_are_compared_by_fishers_test() -> None:
     )
     assert found.more_frequent
     assert not compare_frequency(10, 600, 30, 600).more_frequent
+
+
+MARKED_COUNTS = [2, 6, 2, 4, 3, 5, 6, 8, 11, 6]
+CLEAN_COUNTS = [11, 7, 1, 1, 0, 1, 2, 0, 1, 9]
+
+
+def test_counts_are_also_compared_model_by_model() -> None:
+    found = compare_paired_frequency(MARKED_COUNTS, CLEAN_COUNTS)
+    scipys = permutation_test(
+        (MARKED_COUNTS, CLEAN_COUNTS),
+        lambda marked, clean: sum(marked) - sum(clean),
+        permutation_type="samples",
+        n_resamples=2**10,
+        alternative="greater",
+        vectorized=False,
+    )
+    assert found.p_more_frequent == pytest.approx(scipys.pvalue)
+    assert (found.pairs, found.more, found.fewer, found.more_frequent) == (10, 7, 3, False)
+
+
+def test_seven_models_of_seven_with_more_are_more_frequent() -> None:
+    found = compare_paired_frequency([3, 5, 2, 9, 4, 6, 2], [1, 1, 1, 1, 1, 1, 1])
+    assert found.p_more_frequent == 1 / 2**7
+    assert found.more_frequent
+
+
+def test_one_model_with_all_the_answers_is_no_sign_of_the_others() -> None:
+    """Thirty answers of one model: Fisher's test over answers would call them more frequent."""
+    assert compare_frequency(30, 3000, 0, 3000).more_frequent
+    assert compare_paired_frequency([30, 0, 0, 0, 0], [0, 0, 0, 0, 0]).p_more_frequent == 0.5
+
+
+@pytest.mark.parametrize(("marked", "clean"), [([], []), ([1], [1, 2])])
+def test_counts_without_a_partner_are_refused(marked: list[int], clean: list[int]) -> None:
+    with pytest.raises(ValueError, match="pairs"):
+        compare_paired_frequency(marked, clean)
