@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def main() -> int:
     arguments = _parse()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # peft asks transformers by a name that transformers has renamed; whoever measures can do nothing about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     # Only now: the heavy imports take seconds, and --help must not wait for them.
     from benchmarks.lab.cells import Store
     from benchmarks.lab.data import DataError, read_examples, split
