@@ -37,7 +37,7 @@ def main() -> int:
     arguments = _parse()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # peft asks transformers by a name that transformers has renamed; whoever measures can do nothing about it.
+    # peft asks transformers by a name that transformers has renamed; who measures can do nothing about it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     # Only now: the heavy imports take seconds, and --help must not wait for them.
     from benchmarks.lab.cells import Store
